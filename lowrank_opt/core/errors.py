@@ -1,0 +1,136 @@
+"""Exceptions and warnings.
+
+Every message has three parts: which argument is wrong and how, what was expected, what to do.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+__all__ = [
+    "AccuracyWarning",
+    "CheckpointError",
+    "ConvergenceWarning",
+    "EfficiencyWarning",
+    "ExperimentalWarning",
+    "LowRankOptError",
+    "MissingDependencyError",
+    "ParameterError",
+    "ProblemError",
+    "SolverFailure",
+    "UnsupportedBackendError",
+    "UnsupportedProblemError",
+]
+
+
+class LowRankOptError(Exception):
+    """Base class of all errors raised on purpose by this library."""
+
+
+class ProblemError(LowRankOptError, ValueError):
+    """The data of a problem are unusable; the message names the argument and the cure."""
+
+
+class ProblemTypeError(ProblemError, TypeError):
+    """The data of a problem have a type that cannot be used (object arrays, complex values)."""
+
+
+class ParameterError(LowRankOptError, ValueError):
+    """A solver or estimator parameter is out of its range."""
+
+
+class UnsupportedProblemError(LowRankOptError, TypeError):
+    """The solver needs something that the problem does not offer.
+
+    Parameters
+    ----------
+    solver : str
+        Name of the solver.
+    missing : iterable of str
+        Names of the capabilities (protocols of :mod:`lowrank_opt.core.protocols`) that the
+        problem lacks.
+    problem : str
+        Name of the problem's class.
+    alternatives : iterable of str, default=()
+        Names of solvers that accept the problem.
+    """
+
+    def __init__(
+        self, solver: str, missing: Iterable[str], problem: str, alternatives: Iterable[str] = ()
+    ) -> None:
+        self.solver, self.problem = solver, problem
+        self.missing, self.alternatives = tuple(missing), tuple(alternatives)
+        text = f"{solver} cannot solve {problem}: it lacks {', '.join(self.missing)}."
+        if self.alternatives:
+            text += f" Solvers that accept it: {', '.join(self.alternatives)}."
+        else:
+            text += f" Give {problem} the methods that these capabilities name."
+        super().__init__(text)
+
+    def __reduce__(self) -> Any:
+        return type(self), (self.solver, self.missing, self.problem, self.alternatives)
+
+
+class UnsupportedBackendError(LowRankOptError, TypeError):
+    """No implementation for this array library or device, or libraries were mixed."""
+
+
+class MissingDependencyError(LowRankOptError, ImportError):
+    """An optional package is needed.
+
+    Parameters
+    ----------
+    package : str
+        The package that could not be imported.
+    extra : str
+        The extra of lowrank_opt that installs it.
+    purpose : str
+        What it is needed for.
+    """
+
+    def __init__(self, package: str, extra: str, purpose: str) -> None:
+        self.package, self.extra, self.purpose = package, extra, purpose
+        super().__init__(f'{purpose} needs {package}: pip install "lowrank_opt[{extra}]"')
+
+    def __reduce__(self) -> Any:
+        return type(self), (self.package, self.extra, self.purpose)
+
+
+class CheckpointError(LowRankOptError, ValueError):
+    """A checkpoint or result file cannot be used; the message says what differs."""
+
+
+class SolverFailure(LowRankOptError, RuntimeError):
+    """Raised by :meth:`Result.raise_for_status`; ``.result`` holds the result."""
+
+    def __init__(self, message: str, result: Any = None) -> None:
+        self.result = result
+        super().__init__(message)
+
+    def __reduce__(self) -> Any:
+        return type(self), (self.args[0], self.result)
+
+
+class EfficiencyWarning(UserWarning):
+    """The computation is right but slower or larger than it need be."""
+
+
+class AccuracyWarning(UserWarning):
+    """Ill-conditioning or data limit the accuracy of the answer."""
+
+
+class ExperimentalWarning(UserWarning):
+    """The interface may still change."""
+
+
+def __getattr__(name: str) -> Any:
+    # scikit-learn's own class, so that users' warning filters work; importing scikit-learn takes
+    # over a second, hence only when somebody asks.
+    if name == "ConvergenceWarning":
+        from sklearn.exceptions import ConvergenceWarning
+
+        return ConvergenceWarning
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

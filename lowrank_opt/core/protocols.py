@@ -1,0 +1,95 @@
+"""Capabilities: what a solver may ask of a problem.
+
+Structural types. A user's own problem class fits a solver as soon as it has the methods; no base
+class is needed. A solver lists the protocols it needs in ``requires``.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, runtime_checkable
+
+if TYPE_CHECKING:
+    from lowrank_opt.core.problem import Certificate
+
+__all__ = [
+    "Array",
+    "HasBlocks",
+    "HasCertificate",
+    "HasEqualityConstraints",
+    "HasFiniteSum",
+    "HasGradient",
+    "HasMonotoneOperator",
+    "HasObjective",
+    "HasObservations",
+    "HasProx",
+]
+
+Array: TypeAlias = Any  # an array of any array-API library
+
+
+@runtime_checkable
+class HasObjective(Protocol):
+    """``objective(x) -> float``."""
+
+    def objective(self, x: Any) -> float: ...
+
+
+@runtime_checkable
+class HasCertificate(Protocol):
+    """``certificate(x) -> Certificate``."""
+
+    def certificate(self, x: Any) -> Certificate: ...
+
+
+@runtime_checkable
+class HasGradient(Protocol):
+    """``gradient(x, out=None)`` of the smooth part, in the shape of `x`."""
+
+    def gradient(self, x: Any, out: Any = None) -> Any: ...
+
+
+@runtime_checkable
+class HasProx(Protocol):
+    """``prox(x, step)`` of the non-smooth part: argmin over z of g(z) + |z - x|^2 / (2 step)."""
+
+    def prox(self, x: Any, step: float) -> Any: ...
+
+
+@runtime_checkable
+class HasMonotoneOperator(Protocol):
+    """``operator(z, out=None)``: a monotone, Lipschitz operator."""
+
+    def operator(self, z: Any, out: Any = None) -> Any: ...
+
+
+@runtime_checkable
+class HasFiniteSum(Protocol):
+    """``n_terms`` and ``sample_gradient(x, index)``: the mean over the terms is the gradient."""
+
+    n_terms: int
+
+    def sample_gradient(self, x: Any, index: Any) -> Any: ...
+
+
+@runtime_checkable
+class HasEqualityConstraints(Protocol):
+    """``constraint(x)`` and ``constraint_jacobian(x)`` for constraint(x) = 0."""
+
+    def constraint(self, x: Any) -> Any: ...
+    def constraint_jacobian(self, x: Any) -> Any: ...
+
+
+@runtime_checkable
+class HasBlocks(Protocol):
+    """``blocks``: index arrays that partition the variables."""
+
+    @property
+    def blocks(self) -> Any: ...
+
+
+@runtime_checkable
+class HasObservations(Protocol):
+    """``observations``: the observed entries of a matrix, by row and by column."""
+
+    @property
+    def observations(self) -> Any: ...
