@@ -1,0 +1,116 @@
+"""Solvers by name, and the front door ``lowrank_opt.solve``."""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from lowrank_opt.core.errors import ParameterError
+from lowrank_opt.core.params import did_you_mean, instantiate
+
+if TYPE_CHECKING:
+    from lowrank_opt.core.result import Result
+    from lowrank_opt.core.solver import Solver
+
+__all__ = ["register_solvers", "registered_solvers", "solve", "solver_class", "solvers_for"]
+
+_SOLVERS: dict[str, str] = {}
+_SOLVE_KEYWORDS = ("x0", "state", "callback", "history", "progress", "checkpoint")
+
+
+def register_solvers(package: str, names: tuple[str, ...]) -> None:
+    """Make solver classes known by name; a family calls it from its ``__init__``.
+
+    Parameters
+    ----------
+    package : str
+        Import path from which the names can be had.
+    names : tuple of str
+        Class names.
+    """
+    for name in names:
+        _SOLVERS[name] = package
+
+
+def _import_families() -> None:
+    from lowrank_opt import FAMILIES
+
+    for family in FAMILIES:
+        importlib.import_module(f"lowrank_opt.{family}")
+
+
+def registered_solvers() -> dict[str, type[Solver]]:
+    """Return all registered solver classes by name; imports every family."""
+    _import_families()
+    return {name: solver_class(name) for name in sorted(_SOLVERS)}
+
+
+def solver_class(name: str) -> type[Solver]:
+    """Return the solver class called `name`.
+
+    Raises
+    ------
+    ParameterError
+        If there is none; the message suggests the closest name.
+    """
+    if name not in _SOLVERS:
+        _import_families()
+    if name not in _SOLVERS:
+        raise ParameterError(f"there is no solver {name!r}." + did_you_mean(name, _SOLVERS))
+    cls: type[Solver] = getattr(importlib.import_module(_SOLVERS[name]), name)
+    return cls
+
+
+def solvers_for(problem: Any) -> list[str]:
+    """Return the names of the registered solvers whose requirements `problem` meets."""
+    return [
+        name
+        for name, cls in registered_solvers().items()
+        if cls.requires and all(isinstance(problem, p) for p in cls.requires)
+    ]
+
+
+def solve(problem: Any, solver: str | Solver = "auto", **params: Any) -> Result:
+    """Solve any problem of the library.
+
+    Parameters
+    ----------
+    problem : Problem
+        What to solve.
+    solver : str or Solver, default="auto"
+        A solver's name, an instance, or ``"auto"``: the problem chooses, by the rule in its
+        documentation (``problem.auto_solver()``).
+    **params
+        ``x0``, ``state``, ``callback``, ``history``, ``progress`` and ``checkpoint`` go to
+        :meth:`Solver.solve`, everything else to the solver's constructor (for an instance:
+        replaces parameters of a copy).
+
+    Returns
+    -------
+    Result
+        The answer with its certificate.
+
+    Raises
+    ------
+    ParameterError
+        Unknown solver name or parameter out of range.
+    TypeError
+        A keyword that the solver does not take; the message suggests the closest one.
+    """
+    from lowrank_opt.core.solver import Solver
+
+    keywords = {name: params.pop(name) for name in _SOLVE_KEYWORDS if name in params}
+    if isinstance(solver, Solver):
+        chosen = instantiate(
+            type(solver), {**solver.get_params(deep=False), **params}, "lowrank_opt.solve"
+        )
+    elif isinstance(solver, str):
+        defaults: dict[str, Any] = {}
+        if solver == "auto":
+            solver, defaults = problem.auto_solver()
+        chosen = instantiate(solver_class(solver), {**defaults, **params}, "lowrank_opt.solve")
+    else:
+        raise ParameterError(
+            f"solver={solver!r} must be 'auto', a solver's name or a Solver instance"
+        )
+    return chosen.solve(problem, **keywords)  # type: ignore[no-any-return]

@@ -1,0 +1,437 @@
+"""The driver: one loop for every solver."""
+
+from __future__ import annotations
+
+import abc
+import contextlib
+import copy
+import signal
+import threading
+import time
+from numbers import Integral
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+
+from lowrank_opt.core.errors import ParameterError, UnsupportedProblemError
+from lowrank_opt.core.params import COUNT, TOLERANCE, Interval, Parameters, StrOptions
+from lowrank_opt.core.progress import logger, open_progress
+from lowrank_opt.core.result import Result
+from lowrank_opt.core.state import State, Status
+from lowrank_opt.core.threads import compile_clock, thread_limit
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from lowrank_opt.core.checkpoint import Checkpoint
+    from lowrank_opt.core.history import History
+
+__all__ = ["Solver"]
+
+# A converged result may miss its tolerance by this factor when the problem grades it: solver and
+# certificate round differently. Beyond it the status is STALLED.
+CERTIFICATE_FACTOR = 10.0
+
+
+class Solver(Parameters, abc.ABC):
+    """Base class of all solvers: hyper-parameters, and ``init`` / ``step`` / ``terminate``.
+
+    A solver holds no data, no results and no log; one object may serve several problems and
+    threads at once. Derive a class, write the three methods, and every limit, callback, history,
+    checkpoint and resume works.
+
+    Parameters
+    ----------
+    tol : float, default=1e-6
+        The run converges when ``state.residual <= tol``; relative and dimensionless. The
+        solver's documentation states the formula of the residual.
+    max_iter : int, default=1000
+        Limit on iterations, counted over all resumed runs.
+    max_time : float or None, default=None
+        Limit on seconds of this call of ``solve``, checked after each call of ``step``.
+    check_every : int or "auto", default=1
+        Iterations between two checks of residual, limits and callback. ``"auto"`` doubles it until
+        a call of ``step`` takes a millisecond.
+    n_threads : int or None, default=None
+        Limit on the threads of kernels and BLAS during ``solve``; ``None`` changes nothing.
+
+    Attributes
+    ----------
+    requires : tuple of protocols
+        What the problem must offer.
+    monotone : bool
+        Whether the objective never increases.
+    citation : str
+        The paper, in BibTeX.
+    """
+
+    requires: ClassVar[tuple[type, ...]] = ()
+    monotone: ClassVar[bool] = True
+    citation: ClassVar[str | None] = None
+    _parameter_constraints: ClassVar[dict[str, list[Any]]] = {
+        "tol": [TOLERANCE],
+        "max_iter": [Interval(Integral, 0, None, closed="left")],
+        "max_time": [None, TOLERANCE],
+        "check_every": [COUNT, StrOptions({"auto"})],
+        "n_threads": [None, COUNT],
+        "random_state": ["random_state"],
+    }
+
+    # Defaults for classes whose constructor does not offer the parameter.
+    tol: float = 1e-6
+    max_iter: int = 1000
+    max_time: float | None = None
+    check_every: int | str = 1
+    n_threads: int | None = None
+
+    @abc.abstractmethod
+    def init(self, problem: Any, x0: Any = None) -> State:
+        """Return the first state, residual included, so that a start at the answer needs no step.
+
+        Parameters
+        ----------
+        problem : Problem
+            What to solve.
+        x0 : object or None
+            Warm start in the problem's natural form; never modified.
+        """
+
+    @abc.abstractmethod
+    def step(self, problem: Any, state: State, n: int = 1) -> State:
+        """Do up to `n` iterations, possibly in place, and set ``nit`` and ``residual``."""
+
+    def terminate(self, problem: Any, state: State) -> Status | None:
+        """Return why to stop at this state, or ``None`` to go on."""
+        if np.isnan(state.residual) or (state.nit > 0 and not np.isfinite(state.residual)):
+            return Status.DIVERGED
+        return Status.CONVERGED if state.residual <= self.tol else None
+
+    def point(self, problem: Any, state: State) -> Any:
+        """Return the iterate in the problem's natural form, as an object of its own."""
+        return copy.copy(state.x) if isinstance(state.x, np.ndarray) else state.x
+
+    def answer(self, problem: Any, state: State, status: Status) -> tuple[Any, float]:
+        """Return the point to hand out and its residual.
+
+        The last iterate if the run converged or the solver is monotone, else the best one kept
+        in ``state.best``; after a divergence, the best finite one.
+        """
+        keep_last = status is Status.CONVERGED or (self.monotone and status is not Status.DIVERGED)
+        if keep_last or state.best is None:
+            return self.point(problem, state), state.residual
+        return state.best, state.best_residual
+
+    def duals(self, problem: Any, state: State) -> Any:
+        """Return multipliers or potentials at the state, ``None`` if the method has none."""
+        return None
+
+    def inner(self, state: State) -> Any:
+        """Return statuses and counts of inner solvers, ``None`` if there are none."""
+        return None
+
+    def check(self, problem: Any) -> None:
+        """Raise if a parameter is out of range or the problem lacks something.
+
+        Raises
+        ------
+        ParameterError
+            A parameter is out of range.
+        UnsupportedProblemError
+            The problem lacks a capability; the message lists solvers that do fit.
+        """
+        self.validate_params()
+        missing = [p.__name__ for p in self.requires if not isinstance(problem, p)]
+        if missing:
+            from lowrank_opt.core.registry import solvers_for
+
+            raise UnsupportedProblemError(
+                type(self).__name__, missing, type(problem).__name__, solvers_for(problem)
+            )
+
+    def solve(
+        self,
+        problem: Any,
+        *,
+        x0: Any = None,
+        state: State | None = None,
+        callback: Callable[[Result], Any] | None = None,
+        history: History | None = None,
+        progress: Any = False,
+        checkpoint: Checkpoint | None = None,
+    ) -> Result:
+        """Solve the problem.
+
+        Parameters
+        ----------
+        problem : Problem
+            What to solve; it is not modified.
+        x0 : object or None, default=None
+            Warm start, in the form of ``Result.x``.
+        state : State or None, default=None
+            State of an earlier run, to go on with the same bits. It is copied.
+        callback : callable or None, default=None
+            Called after each check with one argument, ``intermediate_result``: a `Result` with
+            ``x``, ``fun``, ``nit``, ``residual``, ``time`` and ``state``. ``x``, ``fun`` and
+            ``state`` are copies made when first asked for. Raising ``StopIteration`` stops the
+            run. Its time is not counted.
+        history : History or None, default=None
+            Filled outside the clock.
+        progress : bool or object, default=False
+            Show a bar, or call the object's ``update``; see :mod:`lowrank_opt.core.progress`.
+        checkpoint : Checkpoint or None, default=None
+            Where and how often to save the state; it is also saved when the run ends.
+
+        Returns
+        -------
+        Result
+            The answer with its certificate. A limit or Ctrl-C is a status, not an exception:
+            the first Ctrl-C ends the run after the current ``step``, a second one at once.
+
+        Raises
+        ------
+        ParameterError, UnsupportedProblemError
+            See :meth:`check`.
+        """
+        self.check(problem)
+        if x0 is not None and state is not None:
+            raise ParameterError(
+                f"{type(self).__name__}.solve: give x0 (warm start) or state (resume), not both"
+            )
+        if state is None and checkpoint is not None and checkpoint.resume and x0 is None:
+            from pathlib import Path
+
+            if Path(checkpoint.path).exists():
+                state = checkpoint.load(problem, self)
+        with (
+            thread_limit(self.n_threads),
+            _deferred_interrupt() as interrupt,
+            open_progress(progress, type(self).__name__) as bar,
+        ):
+            return self._run(problem, x0, state, callback, history, bar, checkpoint, interrupt)
+
+    def _run(
+        self, problem: Any, x0: Any, state: State | None, callback: Any, history: Any, bar: Any,
+        checkpoint: Any, interrupt: _Interrupt,
+    ) -> Result:  # fmt: skip
+        start = time.perf_counter()
+        compiled = compile_clock.read()
+        cause: Exception | None = None
+        if state is None:
+            state = self.init(problem, x0)
+            elapsed = time.perf_counter() - start
+            setup_time = max(0.0, elapsed - (compile_clock.read() - compiled))
+            state.time += setup_time
+        else:
+            state = copy.deepcopy(state)
+            setup_time = 0.0
+        status = self.terminate(problem, state)
+        stride = _Stride(self.check_every)
+        try:
+            while True:
+                last = status is not None
+                if history is not None:
+                    current = state
+                    history.record(problem, state, lambda: self.point(problem, current), last=last)
+                if bar is not None:
+                    bar.update(
+                        nit=state.nit, max_iter=self.max_iter, residual=float(state.residual),
+                        tol=self.tol, time=state.time,
+                    )  # fmt: skip
+                stop = False
+                if callback is not None:
+                    try:
+                        callback(_Intermediate(self, problem, state))
+                    except StopIteration:
+                        stop = True
+                if last:
+                    break
+                if stop:
+                    status = Status.STOPPED_BY_CALLBACK
+                elif interrupt.raised:
+                    status = Status.INTERRUPTED
+                elif state.nit >= self.max_iter:
+                    status = Status.ITERATION_LIMIT
+                elif self.max_time is not None and time.perf_counter() - start >= self.max_time:
+                    status = Status.TIME_LIMIT
+                if status is not None:
+                    break
+                if checkpoint is not None and checkpoint.due():
+                    checkpoint.save(problem, self, state)
+                before, compiled_before = time.perf_counter(), compile_clock.read()
+                try:
+                    state = self.step(problem, state, min(stride.n, self.max_iter - state.nit))
+                    status = self.terminate(problem, state)
+                except (np.linalg.LinAlgError, FloatingPointError, ZeroDivisionError) as error:
+                    status, cause = Status.NUMERICAL_ERROR, error
+                elapsed = time.perf_counter() - before
+                state.time += max(0.0, elapsed - (compile_clock.read() - compiled_before))
+                stride.adapt(elapsed)
+        except KeyboardInterrupt:
+            status = Status.INTERRUPTED
+        interrupt.release()
+        if checkpoint is not None:
+            checkpoint.save(problem, self, state)
+        compile_time = compile_clock.read() - compiled
+        assert status is not None
+        return self._finalize(problem, state, status, cause, setup_time, compile_time, history)
+
+    def _finalize(
+        self, problem: Any, state: State, status: Status, cause: Exception | None,
+        setup_time: float, compile_time: float, history: Any,
+    ) -> Result:  # fmt: skip
+        x, residual = self.answer(problem, state, status)
+        certificate = problem.certificate(x) if hasattr(problem, "certificate") else None
+        message = self._message(state, status, residual, cause)
+        if (
+            status is Status.CONVERGED
+            and certificate is not None
+            and not certificate.residual <= CERTIFICATE_FACTOR * self.tol
+        ):
+            status = Status.STALLED
+            message = (
+                f"Not certified: the solver reports residual {residual:.3e} <= tol {self.tol:.1e}, "
+                f"the problem measures {certificate.kind} {certificate.residual:.3e}"
+            )
+        logger.debug("%s: %s", type(self).__name__, message)
+        return Result(
+            x=x,
+            fun=certificate.objective if certificate is not None else problem.objective(x),
+            success=status is Status.CONVERGED,
+            status=status,
+            message=message,
+            nit=state.nit,
+            counts=dict(state.counts),
+            residual=float(residual),
+            certificate=certificate,
+            time=state.time,
+            setup_time=setup_time,
+            compile_time=compile_time,
+            history=history,
+            state=state,
+            duals=self.duals(problem, state),
+            inner=self.inner(state),
+            solver=repr(self),
+            problem=repr(problem),
+            citation=self.citation,
+        )
+
+    def _message(
+        self, state: State, status: Status, residual: float, cause: Exception | None
+    ) -> str:
+        where = f"residual {residual:.3e}, tol {self.tol:.1e}, {state.nit} iterations"
+        text = {
+            Status.CONVERGED: f"Converged: {where}",
+            Status.ITERATION_LIMIT: f"Iteration limit max_iter={self.max_iter} reached: {where}",
+            Status.TIME_LIMIT: f"Time limit max_time={self.max_time} s reached: {where}",
+            Status.STALLED: f"Stalled: {where}",
+            Status.STOPPED_BY_CALLBACK: f"Stopped by the callback: {where}",
+            Status.INTERRUPTED: f"Interrupted: {where}",
+            Status.DIVERGED: f"Diverged; the best finite point is returned: {where}",
+            Status.INFEASIBLE: f"The problem is infeasible: {where}",
+            Status.UNBOUNDED: f"The problem is unbounded: {where}",
+            Status.NUMERICAL_ERROR: f"Numerical failure ({cause}): {where}",
+        }[status]
+        return f"{text}. {state.message}" if state.message else f"{text}."
+
+    def iterate(self, problem: Any, *, x0: Any = None, n: int = 1) -> Iterator[State]:
+        """Yield the state after every `n` iterations, until convergence or ``max_iter``.
+
+        Parameters
+        ----------
+        problem : Problem
+            What to solve.
+        x0 : object or None, default=None
+            Warm start.
+        n : int, default=1
+            Iterations between two states.
+        """
+        self.check(problem)
+        with thread_limit(self.n_threads):
+            state = self.init(problem, x0)
+        while self.terminate(problem, state) is None and state.nit < self.max_iter:
+            with thread_limit(self.n_threads):
+                state = self.step(problem, state, min(n, self.max_iter - state.nit))
+            yield state
+
+
+class _Intermediate(Result):
+    """The callback's argument; `x`, `fun` and `state` are made when they are first asked for."""
+
+    def __init__(self, solver: Solver, problem: Any, state: State) -> None:
+        dict.__init__(
+            self, nit=state.nit, residual=float(state.residual), time=state.time, success=False
+        )
+        object.__setattr__(self, "_source", (solver, problem, state))
+
+    def __missing__(self, key: str) -> Any:
+        solver, problem, state = object.__getattribute__(self, "_source")
+        if key == "x":
+            value = copy.deepcopy(solver.point(problem, state))
+        elif key == "fun":
+            value = problem.objective(self["x"])
+        elif key == "state":
+            value = copy.deepcopy(state)
+        elif key in ("solver", "problem"):
+            value = repr(solver if key == "solver" else problem)
+        elif key in ("message", "counts", "status", "certificate"):
+            value = {"message": "running", "counts": dict(state.counts)}.get(key)
+        else:
+            raise KeyError(key)
+        self[key] = value
+        return value
+
+    def __repr__(self) -> str:
+        return f"<iteration {self['nit']}: residual {self['residual']:.3e}>"
+
+
+class _Stride:
+    """Iterations per call of ``step``."""
+
+    def __init__(self, check_every: int | str) -> None:
+        self.auto = check_every == "auto"
+        self.n = 1 if self.auto else int(check_every)
+
+    def adapt(self, elapsed: float) -> None:
+        """Double until a call takes a millisecond."""
+        if self.auto and elapsed < 1e-3 and self.n < 1 << 20:
+            self.n *= 2
+
+
+class _Interrupt:
+    """Whether Ctrl-C was pressed during a run."""
+
+    def __init__(self) -> None:
+        self.raised = False
+        self.release: Callable[[], None] = lambda: None
+
+    def __call__(self, signum: int, frame: Any) -> None:
+        if self.raised:  # the second time the user means now
+            raise KeyboardInterrupt
+        self.raised = True
+
+
+@contextlib.contextmanager
+def _deferred_interrupt() -> Iterator[_Interrupt]:
+    """Turn the first Ctrl-C into a request to stop after the current step.
+
+    A step works in place: an exception in its middle would leave a state that cannot resume.
+    Only in the main thread, and only where Python's own handler is installed.
+    """
+    interrupt = _Interrupt()
+    ours = (
+        threading.current_thread() is threading.main_thread()
+        and signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    )
+    if not ours:
+        yield interrupt
+        return
+    signal.signal(signal.SIGINT, interrupt)
+
+    def release() -> None:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+    interrupt.release = release
+    try:
+        yield interrupt
+    finally:
+        release()

@@ -1,0 +1,82 @@
+"""Number of threads, and the time that compilation takes."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+import threading
+import time
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+__all__ = ["compile_clock", "thread_limit"]
+
+
+@contextlib.contextmanager
+def thread_limit(n_threads: int | None) -> Iterator[None]:
+    """Limit numba's and BLAS's threads inside a ``with`` block; restore them afterwards.
+
+    Parameters
+    ----------
+    n_threads : int or None
+        Upper limit; more than the machine (or ``NUMBA_NUM_THREADS``) offers means all of them.
+        ``None`` changes nothing.
+    """
+    if n_threads is None:
+        yield
+        return
+    import numba
+    import threadpoolctl
+
+    before = numba.get_num_threads()
+    numba.set_num_threads(min(n_threads, numba.config.NUMBA_NUM_THREADS))
+    try:
+        with threadpoolctl.threadpool_limits(n_threads, user_api="blas"):
+            yield
+    finally:
+        numba.set_num_threads(before)
+
+
+class _CompileClock:
+    """Adds up the seconds that numba compiles, in the threads that ask for it."""
+
+    def __init__(self) -> None:
+        self._local = threading.local()
+        self._lock = threading.Lock()
+        self._installed = False
+
+    def install(self) -> None:
+        """Listen to numba's compile events, once numba is there; never imports it."""
+        if self._installed or "numba" not in sys.modules:
+            return
+        from numba.core import event
+
+        clock = self
+
+        class Listener(event.Listener):  # type: ignore[misc]
+            def on_start(self, event: Any) -> None:
+                depth = getattr(clock._local, "depth", 0)
+                if depth == 0:
+                    clock._local.began = time.perf_counter()
+                clock._local.depth = depth + 1
+
+            def on_end(self, event: Any) -> None:
+                clock._local.depth = getattr(clock._local, "depth", 1) - 1
+                if clock._local.depth == 0:
+                    elapsed = time.perf_counter() - clock._local.began
+                    clock._local.total = getattr(clock._local, "total", 0.0) + elapsed
+
+        with self._lock:
+            if not self._installed:
+                event.register("numba:compile", Listener())
+                self._installed = True
+
+    def read(self) -> float:
+        """Seconds of compilation in this thread so far."""
+        self.install()
+        return getattr(self._local, "total", 0.0)
+
+
+compile_clock = _CompileClock()
