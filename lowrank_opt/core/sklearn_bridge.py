@@ -1,0 +1,160 @@
+"""What estimators share: solver resolution, callbacks of scikit-learn, convergence warnings.
+
+The only module that touches scikit-learn's callback framework, which is new in 1.9 and may change
+without deprecation. Imported by estimators only, since scikit-learn takes over a second to import.
+"""
+
+from __future__ import annotations
+
+import warnings
+from typing import TYPE_CHECKING, Any
+
+from sklearn.base import clone
+from sklearn.exceptions import ConvergenceWarning
+
+from lowrank_opt.core.params import did_you_mean, instantiate
+from lowrank_opt.core.registry import solver_class
+from lowrank_opt.core.solver import Solver
+from lowrank_opt.core.state import Status
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from lowrank_opt.core.result import Result
+
+try:
+    from sklearn.callback import CallbackSupportMixin, with_callbacks
+except ImportError:  # scikit-learn before 1.9
+
+    class CallbackSupportMixin:  # type: ignore[no-redef]
+        """Stands in for scikit-learn's mixin where there is none."""
+
+    def with_callbacks(method: Callable[..., Any]) -> Callable[..., Any]:
+        """Return `method` unchanged."""
+        return method
+
+
+__all__ = ["CallbackSupportMixin", "resolve_solver", "run_solver", "with_callbacks"]
+
+
+def resolve_solver(
+    solver: Any, *, choices: Mapping[str, tuple[str, Mapping[str, Any]]], **params: Any
+) -> Solver:
+    """Return the solver of an estimator, never the user's own instance.
+
+    Parameters
+    ----------
+    solver : str or Solver
+        A key of `choices`, the name of a registered solver, or an instance (it is cloned).
+    choices : mapping of str to (str, mapping)
+        Short names: solver class name and its parameters.
+    **params
+        Estimator parameters that every solver takes (``tol``, ``max_iter``, ``random_state``); an
+        instance keeps its own. Those that a class does not have are left out.
+
+    Raises
+    ------
+    ValueError
+        If the name is unknown.
+    """
+    if isinstance(solver, Solver):
+        return clone(solver)  # type: ignore[no-any-return]
+    if not isinstance(solver, str):
+        raise TypeError(
+            f"solver={solver!r} must be a Solver instance or one of {', '.join(sorted(choices))}"
+        )
+    if solver in choices:
+        name, defaults = choices[solver]
+        cls = solver_class(name)
+    else:
+        try:
+            cls, defaults = solver_class(solver), {}
+        except ValueError:
+            raise ValueError(f"solver={solver!r} is unknown." + did_you_mean(solver, choices)) from None
+    known = cls._signature()
+    taken = {name: value for name, value in params.items() if name in known}
+    return instantiate(cls, {**taken, **defaults}, cls.__name__)  # type: ignore[no-any-return]
+
+
+def run_solver(
+    estimator: Any,
+    solver: Solver,
+    problem: Any,
+    *,
+    X: Any = None,
+    callback: Callable[[Result], Any] | None = None,
+    quiet: tuple[Status, ...] = (),
+    **keywords: Any,
+) -> Result:
+    """Solve inside ``fit``: scikit-learn's callbacks are served, a limit gives a warning.
+
+    Parameters
+    ----------
+    estimator : estimator
+        The one being fitted.
+    solver, problem : Solver, Problem
+        What to run.
+    X : object
+        Training data, for scikit-learn's callbacks.
+    callback : callable or None
+        A further callback with ``intermediate_result``.
+    quiet : tuple of Status
+        Ends that are as planned and need no warning.
+    **keywords
+        For :meth:`Solver.solve`.
+    """
+    hooks = [] if callback is None else [callback]
+    bridge = None
+    if getattr(estimator, "_skl_callbacks", None):
+        bridge = _Bridge(estimator, X)
+        hooks.append(bridge)
+
+    def call(intermediate_result: Result) -> None:
+        for hook in hooks:
+            hook(intermediate_result)
+
+    result = solver.solve(problem, callback=call if hooks else None, **keywords)
+    if bridge is not None:
+        bridge.close()
+    user_stopped = result.status in (Status.STOPPED_BY_CALLBACK, Status.INTERRUPTED)
+    if not result.success and not user_stopped and result.status not in quiet:
+        warnings.warn(
+            f"{type(estimator).__name__}: {result.message} Raise max_iter or tol, or look at "
+            "result_.",
+            ConvergenceWarning,
+            stacklevel=3,
+        )
+    return result
+
+
+class _Bridge:
+    """One scikit-learn task per check of the solver."""
+
+    def __init__(self, estimator: Any, X: Any) -> None:
+        self.estimator, self.X = estimator, X
+        self.root = estimator._init_callback_context(max_subtasks=None)
+        self.root.call_on_fit_task_begin(estimator=estimator, X=X)
+        self.task = self._begin()
+
+    def _begin(self) -> Any:
+        task = self.root.subcontext(task_name="check")
+        task.call_on_fit_task_begin(estimator=self.estimator, X=self.X)
+        return task
+
+    def __call__(self, intermediate_result: Result) -> None:
+        stop = self.task.call_on_fit_task_end(
+            estimator=self.estimator,
+            X=self.X,
+            metadata={
+                "nit": intermediate_result["nit"],
+                "residual": intermediate_result["residual"],
+            },
+        )
+        self.task = self._begin()
+        if stop:
+            raise StopIteration
+
+    def close(self) -> None:
+        """End the task that was begun for a check that never came, and the root."""
+        self.task.call_on_fit_task_end(estimator=self.estimator)
+        self.root.call_on_fit_task_end(estimator=self.estimator, X=self.X)
