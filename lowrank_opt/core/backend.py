@@ -123,9 +123,9 @@ class Backend:
     def to_numpy(self, array: Any) -> np.ndarray:
         """Copy an array of this backend to host memory; an explicit move, never done silently."""
         if self.name == "cupy":
-            return sys.modules["cupy"].asnumpy(array)  # type: ignore[no-any-return]
+            return sys.modules["cupy"].asnumpy(array)
         if self.name == "torch":
-            return array.detach().cpu().numpy()  # type: ignore[no-any-return]
+            return array.detach().cpu().numpy()
         if self.name == "array_api_strict":
             return np.asarray(array._array)
         return np.asarray(array)

@@ -111,7 +111,7 @@ def _identity(problem: Problem, solver: Solver) -> dict[str, Any]:
         "problem": type(problem).__name__,
         "data": dict(problem.fingerprint()),
     }
-    return json.loads(json.dumps(identity))  # type: ignore[no-any-return]
+    return json.loads(json.dumps(identity))
 
 
 def _is_json(value: Any) -> bool:

@@ -20,8 +20,7 @@ from lowrank_opt.core.errors import ParameterError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
-
-    from typing_extensions import Self
+    from typing import Self
 
 __all__ = [
     "Interval",
@@ -57,7 +56,7 @@ class Interval:
         Which ends belong to the interval.
     """
 
-    kind: type
+    kind: Any
     low: float | None = None
     high: float | None = None
     closed: str = "both"
@@ -115,11 +114,7 @@ def _admits(constraint: Any, value: Any) -> bool:
         return hasattr(value, "shape") or isinstance(value, (list, tuple))
     if constraint == "random_state":
         seeds = (np.random.Generator, np.random.SeedSequence, np.random.BitGenerator)
-        return (
-            value is None
-            or isinstance(value, seeds)
-            or (isinstance(value, Integral) and not isinstance(value, bool) and value >= 0)
-        )
+        return value is None or isinstance(value, seeds) or Interval(Integral, 0).admits(value)
     return isinstance(value, constraint)
 
 
@@ -252,9 +247,7 @@ class Parameters:
 
     def validate_params(self) -> None:
         """Raise :class:`ParameterError` if a parameter is out of its range."""
-        validate_parameters(
-            type(self).__name__, self.get_params(deep=False), self._constraints()
-        )
+        validate_parameters(type(self).__name__, self.get_params(deep=False), self._constraints())
 
     def __repr__(self) -> str:
         parts = []

@@ -105,12 +105,10 @@ def solve(problem: Any, solver: str | Solver = "auto", **params: Any) -> Result:
             type(solver), {**solver.get_params(deep=False), **params}, "lowrank_opt.solve"
         )
     elif isinstance(solver, str):
-        defaults: dict[str, Any] = {}
-        if solver == "auto":
-            solver, defaults = problem.auto_solver()
-        chosen = instantiate(solver_class(solver), {**defaults, **params}, "lowrank_opt.solve")
+        name, defaults = problem.auto_solver() if solver == "auto" else (solver, {})
+        chosen = instantiate(solver_class(name), {**defaults, **params}, "lowrank_opt.solve")
     else:
         raise ParameterError(
             f"solver={solver!r} must be 'auto', a solver's name or a Solver instance"
         )
-    return chosen.solve(problem, **keywords)  # type: ignore[no-any-return]
+    return chosen.solve(problem, **keywords)

@@ -85,9 +85,7 @@ def encode(value: Any, arrays: dict[str, np.ndarray]) -> Any:
     if isinstance(value, dict):
         return {"dict": [[encode(k, arrays), encode(v, arrays)] for k, v in value.items()]}
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        fields = {
-            f.name: encode(getattr(value, f.name), arrays) for f in dataclasses.fields(value)
-        }
+        fields = {f.name: encode(getattr(value, f.name), arrays) for f in dataclasses.fields(value)}
         return {"class": _name(type(value)), "fields": fields}
     if hasattr(value, "tocsr") and hasattr(value, "format"):
         return _encode_sparse(value, arrays)
@@ -170,7 +168,7 @@ def write_npz(path: str | os.PathLike[str], header: dict[str, Any], **trees: Any
     arrays: dict[str, np.ndarray] = {}
     body = {name: encode(value, arrays) for name, value in trees.items()}
     text = json.dumps({"format": FORMAT, **header, "body": body})
-    members = {_HEADER: np.frombuffer(text.encode(), dtype=np.uint8), **arrays}
+    members: dict[str, Any] = {_HEADER: np.frombuffer(text.encode(), dtype=np.uint8), **arrays}
     handle, temporary = tempfile.mkstemp(prefix=path.name, suffix=".tmp", dir=path.parent or ".")
     try:
         with os.fdopen(handle, "wb") as stream:

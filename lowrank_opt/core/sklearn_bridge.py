@@ -58,7 +58,7 @@ def resolve_solver(
         If the name is unknown.
     """
     if isinstance(solver, Solver):
-        return clone(solver)  # type: ignore[no-any-return]
+        return clone(solver)
     if not isinstance(solver, str):
         raise TypeError(
             f"solver={solver!r} must be a Solver instance or one of {', '.join(sorted(choices))}"
@@ -70,10 +70,12 @@ def resolve_solver(
         try:
             cls, defaults = solver_class(solver), {}
         except ValueError:
-            raise ValueError(f"solver={solver!r} is unknown." + did_you_mean(solver, choices)) from None
+            raise ValueError(
+                f"solver={solver!r} is unknown." + did_you_mean(solver, choices)
+            ) from None
     known = cls._signature()
     taken = {name: value for name, value in params.items() if name in known}
-    return instantiate(cls, {**taken, **defaults}, cls.__name__)  # type: ignore[no-any-return]
+    return instantiate(cls, {**taken, **defaults}, cls.__name__)
 
 
 def run_solver(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import abc
 import contextlib
 import copy
+import functools
 import signal
 import threading
 import time
@@ -230,8 +231,8 @@ class Solver(Parameters, abc.ABC):
             while True:
                 last = status is not None
                 if history is not None:
-                    current = state
-                    history.record(problem, state, lambda: self.point(problem, current), last=last)
+                    point = functools.partial(self.point, problem, state)
+                    history.record(problem, state, point, last=last)
                 if bar is not None:
                     bar.update(
                         nit=state.nit, max_iter=self.max_iter, residual=float(state.residual),

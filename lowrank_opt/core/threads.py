@@ -55,7 +55,7 @@ class _CompileClock:
 
         clock = self
 
-        class Listener(event.Listener):  # type: ignore[misc]
+        class Listener(event.Listener):
             def on_start(self, event: Any) -> None:
                 depth = getattr(clock._local, "depth", 0)
                 if depth == 0:

@@ -59,8 +59,8 @@ class ConvergenceDisplay:
         for label, (x, y) in self.curves.items():
             if x.shape != y.shape or x.ndim != 1:
                 raise ParameterError(
-                    f"ConvergenceDisplay: curves[{label!r}] has x of shape {x.shape} and y of shape "
-                    f"{y.shape}; both must be sequences of the same length"
+                    f"ConvergenceDisplay: curves[{label!r}] has x of shape {x.shape} and y of "
+                    f"shape {y.shape}; both must be sequences of the same length"
                 )
         self.x_name, self.y_name = x_name, y_name
 

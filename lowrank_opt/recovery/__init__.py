@@ -1,0 +1,34 @@
+"""Matrix completion: recover a low-rank matrix from some of its entries."""
+
+from __future__ import annotations
+
+from lowrank_opt.core.backend import register_kernels
+from lowrank_opt.core.lazy import lazy_names
+from lowrank_opt.core.registry import register_solvers
+
+__all__, __getattr__, __dir__ = lazy_names(
+    __name__,
+    {
+        "alternating": ["AlternatingMinimization"],
+        "estimators": ["LowRankImputer", "MatrixFactorization"],
+        "factor_sgd": ["FactorSGD"],
+        "front": ["complete"],
+        "gibbs": ["GibbsFactorization"],
+        "lowrank": ["LowRankMatrix", "LowRankSamples"],
+        "observations": ["Observations"],
+        "problems": ["MatrixCompletion"],
+        "soft_impute": ["SoftImpute", "biscale", "debias", "soft_impute_path"],
+    },
+)
+
+register_solvers(
+    __name__, ("AlternatingMinimization", "FactorSGD", "GibbsFactorization", "SoftImpute")
+)
+register_kernels("recovery", numpy="lowrank_opt.recovery.kernels")
+
+
+def warmup() -> dict[str, float]:
+    """Compile this family's kernels on tiny inputs; return seconds by name."""
+    from lowrank_opt.recovery.compilation import compile_kernels
+
+    return compile_kernels()

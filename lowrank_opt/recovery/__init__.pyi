@@ -1,0 +1,16 @@
+from lowrank_opt.recovery.alternating import AlternatingMinimization as AlternatingMinimization
+from lowrank_opt.recovery.estimators import LowRankImputer as LowRankImputer
+from lowrank_opt.recovery.estimators import MatrixFactorization as MatrixFactorization
+from lowrank_opt.recovery.factor_sgd import FactorSGD as FactorSGD
+from lowrank_opt.recovery.front import complete as complete
+from lowrank_opt.recovery.gibbs import GibbsFactorization as GibbsFactorization
+from lowrank_opt.recovery.lowrank import LowRankMatrix as LowRankMatrix
+from lowrank_opt.recovery.lowrank import LowRankSamples as LowRankSamples
+from lowrank_opt.recovery.observations import Observations as Observations
+from lowrank_opt.recovery.problems import MatrixCompletion as MatrixCompletion
+from lowrank_opt.recovery.soft_impute import SoftImpute as SoftImpute
+from lowrank_opt.recovery.soft_impute import biscale as biscale
+from lowrank_opt.recovery.soft_impute import debias as debias
+from lowrank_opt.recovery.soft_impute import soft_impute_path as soft_impute_path
+
+def warmup() -> dict[str, float]: ...
