@@ -1,0 +1,29 @@
+"""Data sets: seeded synthetic matrices, photographs with holes, and ratings fetched on request.
+
+Nothing here builds a dense matrix of the size of the problem, and nothing is downloaded unless a
+``fetch_*`` function is called.
+"""
+
+from __future__ import annotations
+
+from lowrank_opt.datasets._entries import ObservedEntries
+from lowrank_opt.datasets._home import DatasetError, data_home, find_data
+from lowrank_opt.datasets._images import ImageObservations, psnr, sample_image_observations
+from lowrank_opt.datasets._low_rank import LowRankObservations, make_low_rank_observations
+from lowrank_opt.datasets._movielens import fetch_movielens
+from lowrank_opt.datasets._ratings import Ratings, make_ratings
+
+__all__ = [
+    "DatasetError",
+    "ImageObservations",
+    "LowRankObservations",
+    "ObservedEntries",
+    "Ratings",
+    "data_home",
+    "fetch_movielens",
+    "find_data",
+    "make_low_rank_observations",
+    "make_ratings",
+    "psnr",
+    "sample_image_observations",
+]
