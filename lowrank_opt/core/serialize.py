@@ -85,7 +85,12 @@ def encode(value: Any, arrays: dict[str, np.ndarray]) -> Any:
     if isinstance(value, dict):
         return {"dict": [[encode(k, arrays), encode(v, arrays)] for k, v in value.items()]}
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        fields = {f.name: encode(getattr(value, f.name), arrays) for f in dataclasses.fields(value)}
+        transient = getattr(value, "transient", ())
+        fields = {
+            f.name: encode(getattr(value, f.name), arrays)
+            for f in dataclasses.fields(value)
+            if f.init and f.name not in transient
+        }
         return {"class": _name(type(value)), "fields": fields}
     if hasattr(value, "tocsr") and hasattr(value, "format"):
         return _encode_sparse(value, arrays)

@@ -293,6 +293,7 @@ class Solver(Parameters, abc.ABC):
                 f"Not certified: the solver reports residual {residual:.3e} <= tol {self.tol:.1e}, "
                 f"the problem measures {certificate.kind} {certificate.residual:.3e}"
             )
+        state.cache = None
         logger.debug("%s: %s", type(self).__name__, message)
         return Result(
             x=x,

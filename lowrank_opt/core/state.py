@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import enum
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -57,7 +57,12 @@ class State:
         Best point so far in the problem's natural form; kept by solvers that are not monotone.
     best_residual : float
         Residual of `best`.
+    cache : object
+        What can be rebuilt from the problem and the other fields (copies of data in another
+        order, work space); never stored, ``None`` after a copy, a checkpoint or the end of a run.
     """
+
+    transient: ClassVar[tuple[str, ...]] = ("cache",)
 
     x: Any = None
     nit: int = 0
@@ -68,6 +73,10 @@ class State:
     message: str = ""
     best: Any = None
     best_residual: float = np.inf
+    cache: Any = field(default=None, repr=False, compare=False)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, **dict.fromkeys(self.transient)}
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
