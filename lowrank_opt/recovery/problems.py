@@ -1,0 +1,1036 @@
+"""Matrix completion: data, oracles and certificate."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import numbers
+import operator
+import sys
+import warnings
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+import scipy.sparse as sp
+
+from lowrank_opt.core.errors import (
+    AccuracyWarning,
+    ParameterError,
+    ProblemError,
+)
+from lowrank_opt.core.problem import Certificate, Problem
+from lowrank_opt.recovery import kernels_observations as kernels
+from lowrank_opt.recovery.lowrank import LowRankMatrix, LowRankSamples
+from lowrank_opt.recovery.observations import Observations
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    from numpy.typing import ArrayLike, NDArray
+
+__all__ = ["MatrixCompletion", "SpectralNormBounds", "spectral_norm_bounds"]
+
+_LOSSES = {"squared": 0, "huber": 1, "l1": 2}
+# Numbers held at once by an oracle, beside its answer: 8 MB.
+_CHUNK = 1 << 20
+# Sides up to which the spectral norm is bounded by a dense Gram matrix (32 MB).
+_GRAM_SIDE = 2000
+_EPS = float(np.finfo(np.float64).eps)
+# Pairwise sums of up to 2**60 terms lose at most this much relative to the sum of sizes.
+_SUM_ERROR = 128 * _EPS
+
+
+def _warn(message: str) -> None:
+    """Warn at the caller's line, however deep inside the package the check is."""
+    level, frame = 1, sys._getframe(1)
+    while frame.f_back is not None and frame.f_globals.get("__name__", "").startswith(
+        "lowrank_opt."
+    ):
+        frame, level = frame.f_back, level + 1
+    warnings.warn(message, AccuracyWarning, stacklevel=level)
+
+
+def _non_negative(value: Any, name: str) -> float:
+    if isinstance(value, (bool, np.bool_)) or not isinstance(value, numbers.Real):
+        raise ParameterError(f"{name}={value!r}; expected a real number, at least 0")
+    if not (math.isfinite(value) and value >= 0):
+        raise ParameterError(f"{name}={value!r}; expected a finite number, at least 0")
+    return float(value)
+
+
+def _or_empty(array: NDArray[Any] | None) -> NDArray[Any]:
+    return np.empty(0) if array is None else array
+
+
+class _Sums(NamedTuple):
+    loss: float
+    weighted_square: float
+    square: float
+
+
+@dataclass(frozen=True, eq=False)
+class MatrixCompletion(Problem):
+    r"""Complete a matrix of low rank from some of its entries.
+
+    With observed entries :math:`\Omega`, weights :math:`w_{ij} > 0` and the model
+    :math:`X_{ij} = \mu + b_i + c_j + u_i \cdot v_j`,
+
+    .. math::
+        \min_{U, V, b, c} \sum_{(i,j) \in \Omega} w_{ij}\, \rho(M_{ij} - X_{ij})
+        + \mathrm{reg} \Big(\sum_i s_i \|u_i\|^2 + \sum_j t_j \|v_j\|^2\Big)
+        + \mathrm{reg\_bias} \Big(\sum_i s_i b_i^2 + \sum_j t_j c_j^2\Big)
+
+    without a factor 1/2, where :math:`\mu` is a constant computed from the data (`offset`),
+    :math:`s_i = (\sum_j w_{ij})^{power}` and :math:`t_j` alike for columns.
+
+    With ``penalty="nuclear"`` the problem is the convex one of SoftImpute,
+
+    .. math:: \min_X \tfrac12 \sum_\Omega w_{ij} (M_{ij} - \mu - X_{ij})^2 + \mathrm{reg}\, \|X\|_*,
+
+    and `rank` bounds the rank of the answer. Its value is exactly half the minimum of the first
+    form at the same `reg` when `rank` is large enough, because
+    :math:`2\|X\|_* = \min_{UV^\top = X} \|U\|_F^2 + \|V\|_F^2`.
+
+    Parameters
+    ----------
+    observations : Observations
+        The data. The class methods `from_dense`, `from_sparse`, `from_coo` and `from_dataframe`
+        build it.
+    rank : int
+        Number of factor columns k, ``1 <= rank <= min(m, n)``.
+    reg : float, default=0.0
+        Ridge on the factors, or weight of the nuclear norm (then ``reg > 0``).
+    reg_bias : float or None, default=None
+        Ridge on the biases; ``None`` means `reg`.
+    reg_scaling : {"none", "count"} or float, default="none"
+        The power of the row and column weight sums (the counts, without weights) in the ridge:
+        0, 1 or the number given. "count" is the per-rating regularisation of SGD codes.
+    loss : {"squared", "huber", "l1"}, default="squared"
+        :math:`\rho(e) = e^2`; :math:`e^2` up to the threshold and
+        :math:`2\delta|e| - \delta^2` above it; or :math:`|e|`.
+    loss_scale : float or "auto", default="auto"
+        Huber's :math:`\delta`. ``"auto"``: ``1.345 · 1.4826 · median |M - median M|`` over the
+        observed values (an evenly spaced sample when there are more than 400 000), an upper
+        estimate of the noise, since the signal is in it.
+    biases : bool, default=False
+        Whether the model has row and column biases.
+    center : bool or None, default=None
+        Whether :math:`\mu` is the weighted mean of the values (their median for the Huber and l1
+        losses, over the same sample as above); otherwise 0. ``None`` means ``biases``.
+    penalty : {"ridge", "nuclear"}, default="ridge"
+        The form of the problem. "nuclear" takes the squared loss, no biases and
+        ``reg_scaling="none"``.
+    nonnegative : bool, default=False
+        Constrain both factors (not the biases) to be at least 0. Not with "nuclear".
+    row_ids, col_ids : ndarray or None, default=None
+        ``row_ids[i]`` is the user's name of row i; set by `from_dataframe`.
+
+    Raises
+    ------
+    ParameterError
+        A parameter is out of range or two do not go together.
+
+    Warns
+    -----
+    AccuracyWarning
+        Rows or columns without observations (their factors are 0); with ``reg=0``: fewer
+        observations than degrees of freedom, or observations that fall into several parts that
+        share no row and no column.
+
+    Notes
+    -----
+    An explicitly stored zero of a sparse matrix is an observed zero; a missing entry is one that
+    is not stored (sparse), or NaN (dense).
+
+    `auto_solver` chooses
+
+    ==========  ===========  ===========================
+    penalty     loss         solver
+    ==========  ===========  ===========================
+    "ridge"     any          ``AlternatingMinimization``
+    "nuclear"   "squared"    ``SoftImpute``
+    ==========  ===========  ===========================
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from lowrank_opt.recovery import MatrixCompletion
+    >>> X = np.outer([1.0, 2.0, 3.0], [1.0, 1.0, 2.0])
+    >>> X[2, 2] = np.nan
+    >>> problem = MatrixCompletion.from_dense(X, rank=1, reg=0.1)
+    >>> problem.observations.nnz
+    8
+    """
+
+    observations: Observations
+    rank: int
+    reg: float = 0.0
+    reg_bias: float | None = None
+    reg_scaling: str | float = "none"
+    loss: str = "squared"
+    loss_scale: float | str = "auto"
+    biases: bool = False
+    center: bool | None = None
+    penalty: str = "ridge"
+    nonnegative: bool = False
+    row_ids: NDArray[Any] | None = field(default=None, repr=False)
+    col_ids: NDArray[Any] | None = field(default=None, repr=False)
+
+    def __post_init__(self) -> None:
+        m, n = self.observations.shape
+        try:
+            rank = operator.index(self.rank)
+        except TypeError:
+            raise ParameterError(f"rank={self.rank!r}; expected an integer") from None
+        if isinstance(self.rank, (bool, np.bool_)) or not 1 <= rank <= min(m, n):
+            raise ParameterError(
+                f"rank={self.rank!r}; expected an integer from 1 to min(shape) = {min(m, n)}"
+            )
+        reg = _non_negative(self.reg, "reg")
+        reg_bias = reg if self.reg_bias is None else _non_negative(self.reg_bias, "reg_bias")
+        for name, allowed in (("loss", tuple(_LOSSES)), ("penalty", ("ridge", "nuclear"))):
+            value = getattr(self, name)
+            if value not in allowed:
+                raise ParameterError(
+                    f"{name}={value!r}; expected one of {', '.join(map(repr, allowed))}"
+                )
+        if self.reg_scaling not in ("none", "count"):
+            if isinstance(self.reg_scaling, str):
+                raise ParameterError(
+                    f"reg_scaling={self.reg_scaling!r}; expected 'none', 'count' or a power"
+                )
+            _non_negative(self.reg_scaling, "reg_scaling")
+        if self.loss_scale != "auto" and (
+            isinstance(self.loss_scale, str) or not _non_negative(self.loss_scale, "loss_scale")
+        ):
+            raise ParameterError(f"loss_scale={self.loss_scale!r}; expected 'auto' or more than 0")
+        if self.penalty == "nuclear":
+            self._check_nuclear(reg)
+        for name, value in (
+            ("rank", rank),
+            ("reg", reg),
+            ("reg_bias", reg_bias),
+            ("center", bool(self.biases if self.center is None else self.center)),
+        ):
+            object.__setattr__(self, name, value)
+        self._warn_about_data()
+
+    def _check_nuclear(self, reg: float) -> None:
+        if reg == 0:
+            raise ParameterError("reg=0 with penalty='nuclear'; expected reg > 0")
+        for name, wrong, expected in (
+            ("loss", self.loss != "squared", "'squared'"),
+            ("biases", self.biases, "False (center=True subtracts the mean)"),
+            ("nonnegative", self.nonnegative, "False"),
+            ("reg_scaling", self.reg_scaling != "none", "'none'"),
+        ):
+            if wrong:
+                raise ParameterError(
+                    f"{name}={getattr(self, name)!r} with penalty='nuclear'; expected {expected}, "
+                    "or take penalty='ridge'"
+                )
+
+    def _warn_about_data(self) -> None:
+        obs = self.observations
+        empty_rows, empty_cols = (
+            int(np.count_nonzero(counts == 0)) for counts in (obs.row_counts, obs.col_counts)
+        )
+        m, n = obs.shape[0] - empty_rows, obs.shape[1] - empty_cols
+        if empty_rows or empty_cols:
+            _warn(
+                f"{empty_rows} row(s) and {empty_cols} column(s) of {obs.shape} have no "
+                "observation: their factors are 0, predictions there are the offset and the bias "
+                "of the other side"
+            )
+        if self.reg:
+            return
+        k = min(self.rank, m, n)
+        freedom = k * (m + n - k) + (m + n - 1 if self.biases else 0)
+        if obs.nnz < freedom:
+            _warn(
+                f"fewer observations ({obs.nnz}) than degrees of freedom ({freedom}) and reg=0: "
+                "the solution is not unique; lower rank or give reg > 0"
+            )
+        if obs.n_components > 1:
+            _warn(
+                f"the observations fall into {obs.n_components} parts that share no row and no "
+                "column, and reg=0: entries that join two parts are undetermined; complete each "
+                "part by itself or give reg > 0"
+            )
+
+    # -- construction from user data ------------------------------------------------------------
+
+    @classmethod
+    def from_dense(
+        cls, X: ArrayLike, *, rank: int, weights: ArrayLike | None = None, **options: Any
+    ) -> MatrixCompletion:
+        """From a dense array in which NaN is missing; see `Observations.from_dense`.
+
+        Parameters
+        ----------
+        X : array-like of shape (m, n)
+            Real numbers, NaN = missing (or a masked array).
+        rank : int
+            Number of factor columns.
+        weights : array-like of shape (m, n) or None, default=None
+            Non-negative weights.
+        **options
+            The other fields of the class: `reg`, `loss`, `biases`, ....
+
+        Returns
+        -------
+        MatrixCompletion
+
+        Raises
+        ------
+        ProblemError
+            Bad data; also a row or column without any observation when ``reg`` is 0.
+        ParameterError
+            Bad options.
+        """
+        observations = Observations.from_dense(X, weights=weights)
+        if not options.get("reg", 0.0):
+            for name, counts in (
+                ("row", observations.row_counts),
+                ("column", observations.col_counts),
+            ):
+                empty = np.flatnonzero(counts == 0)
+                if empty.size:
+                    raise ProblemError(
+                        f"X: {empty.size} {name}(s) have no observed entry, the first is {name} "
+                        f"{empty[0]}; remove them or give reg > 0 (their factors are then 0)"
+                    )
+        return cls(observations, rank, **options)
+
+    @classmethod
+    def from_sparse(
+        cls,
+        X: Any,
+        *,
+        rank: int,
+        weights: Any = None,
+        duplicates: str = "error",
+        **options: Any,
+    ) -> MatrixCompletion:
+        """From a SciPy sparse matrix, stored = observed; see `Observations.from_sparse`.
+
+        Parameters
+        ----------
+        X : scipy.sparse matrix or array of shape (m, n)
+            Stored entries are observed, explicit zeros included.
+        rank : int
+            Number of factor columns.
+        weights : array-like, sparse matrix or None, default=None
+            One non-negative weight per stored entry.
+        duplicates : {"error", "sum", "mean", "last"}, default="error"
+            What to do with repeated positions.
+        **options
+            The other fields of the class.
+
+        Returns
+        -------
+        MatrixCompletion
+        """
+        return cls(
+            Observations.from_sparse(X, weights=weights, duplicates=duplicates), rank, **options
+        )
+
+    @classmethod
+    def from_coo(
+        cls,
+        rows: ArrayLike,
+        cols: ArrayLike,
+        values: ArrayLike,
+        shape: tuple[int, int] | None = None,
+        *,
+        rank: int,
+        weights: ArrayLike | None = None,
+        duplicates: str = "error",
+        **options: Any,
+    ) -> MatrixCompletion:
+        """From positions and values; see `Observations.from_coo`.
+
+        Parameters
+        ----------
+        rows, cols : array-like of int, shape (N,)
+            Zero-based positions.
+        values : array-like of shape (N,)
+            Finite real values.
+        shape : tuple of int or None, default=None
+            Rows and columns; ``None``: inferred from the largest positions.
+        rank : int
+            Number of factor columns.
+        weights : array-like of shape (N,) or None, default=None
+            Non-negative weights.
+        duplicates : {"error", "sum", "mean", "last"}, default="error"
+            What to do with repeated positions.
+        **options
+            The other fields of the class.
+
+        Returns
+        -------
+        MatrixCompletion
+        """
+        observations = Observations.from_coo(
+            rows, cols, values, shape, weights=weights, duplicates=duplicates
+        )
+        return cls(observations, rank, **options)
+
+    @classmethod
+    def from_dataframe(
+        cls,
+        frame: Any,
+        *,
+        row: Any,
+        col: Any,
+        value: Any,
+        weight: Any = None,
+        rank: int,
+        duplicates: str = "error",
+        **options: Any,
+    ) -> MatrixCompletion:
+        """From a table with one line per observed entry and arbitrary ids.
+
+        Parameters
+        ----------
+        frame : mapping of column name to array-like
+            A pandas or polars data frame, a dict of arrays, anything with ``frame[name]``.
+        row, col, value : str
+            Names of the columns with row ids, column ids (integers, strings, ... that can be
+            sorted) and values.
+        weight : str or None, default=None
+            Name of the column with weights.
+        rank : int
+            Number of factor columns.
+        duplicates : {"error", "sum", "mean", "last"}, default="error"
+            What to do with repeated pairs of ids.
+        **options
+            The other fields of the class.
+
+        Returns
+        -------
+        MatrixCompletion
+            Its ``row_ids`` and ``col_ids`` hold the sorted ids: row i is ``row_ids[i]``.
+
+        Raises
+        ------
+        ProblemError
+            A column is missing, ids are missing or cannot be sorted.
+        """
+        names = [row, col, value] + ([] if weight is None else [weight])
+        columns = []
+        for name in names:
+            try:
+                columns.append(np.asarray(frame[name]))
+            except (KeyError, IndexError) as error:
+                raise ProblemError(f"frame has no column {name!r}; check its name") from error
+        row_ids, rows = _factorize(columns[0], str(row))
+        col_ids, cols = _factorize(columns[1], str(col))
+        observations = Observations.from_coo(
+            rows,
+            cols,
+            columns[2],
+            (max(row_ids.size, 1), max(col_ids.size, 1)),
+            weights=None if weight is None else columns[3],
+            duplicates=duplicates,
+        )
+        return cls(observations, rank, row_ids=row_ids, col_ids=col_ids, **options)
+
+    # -- constants of the problem ---------------------------------------------------------------
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Rows and columns of the matrix."""
+        return self.observations.shape
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """Type of the data, in which solvers compute."""
+        return self.observations.dtype
+
+    @property
+    def scaling_power(self) -> float:
+        """`reg_scaling` as a power."""
+        return {"none": 0.0, "count": 1.0}.get(self.reg_scaling, self.reg_scaling)  # type: ignore
+
+    @cached_property
+    def _sample(self) -> NDArray[np.float64]:
+        values = self.observations.values
+        step = 1 if values.size <= 400_000 else -(-values.size // 200_000)
+        return values[::step].astype(np.float64)
+
+    @cached_property
+    def offset(self) -> float:
+        r"""The constant :math:`\mu` of the model; 0 unless `center`."""
+        if not self.center:
+            return 0.0
+        if self.loss == "squared":
+            return self.observations.mean
+        return float(np.median(self._sample))
+
+    @cached_property
+    def huber_delta(self) -> float:
+        r"""Huber's :math:`\delta` as a number (see `loss_scale`)."""
+        if not isinstance(self.loss_scale, str):
+            return float(self.loss_scale)
+        sample = self._sample
+        deviation = np.abs(sample - np.median(sample))
+        # Most values equal (a binary matrix): the median says nothing, the mean still does.
+        scale = float(np.median(deviation)) or float(np.mean(deviation)) or 1.0
+        return 1.345 * 1.4826 * scale
+
+    @cached_property
+    def row_ridge(self) -> NDArray[np.float64]:
+        """Ridge ``reg · s_i`` of each row's factor, ndarray of shape (m,)."""
+        return self.reg * self.observations.row_weights**self.scaling_power
+
+    @cached_property
+    def col_ridge(self) -> NDArray[np.float64]:
+        """Ridge ``reg · t_j`` of each column's factor, ndarray of shape (n,)."""
+        return self.reg * self.observations.col_weights**self.scaling_power
+
+    @cached_property
+    def row_bias_ridge(self) -> NDArray[np.float64]:
+        """Ridge ``reg_bias · s_i`` of each row's bias, ndarray of shape (m,)."""
+        return self.reg_bias * self.observations.row_weights**self.scaling_power  # type: ignore
+
+    @cached_property
+    def col_bias_ridge(self) -> NDArray[np.float64]:
+        """Ridge ``reg_bias · t_j`` of each column's bias, ndarray of shape (n,)."""
+        return self.reg_bias * self.observations.col_weights**self.scaling_power  # type: ignore
+
+    @cached_property
+    def loss_at_zero(self) -> float:
+        """Sum of the losses of the constant model ``X = offset``; the unit of `certificate`."""
+        empty = LowRankMatrix(
+            np.zeros((self.shape[0], 0)), np.zeros((self.shape[1], 0)), self.offset
+        )
+        return self._loss(empty)
+
+    @cached_property
+    def loss_curvature(self) -> float:
+        r"""Half the curvature of the quadratic that bounds the loss from above.
+
+        1 for the squared and Huber losses; ``1 / (2 mean |M - offset|)`` for the l1 loss, from
+        :math:`|e| \\le e^2 / (2 s) + s / 2`.
+        """
+        if self.loss != "l1" or self.loss_at_zero == 0:
+            return 1.0
+        return self.observations.total_weight / (2.0 * self.loss_at_zero)
+
+    # -- oracles --------------------------------------------------------------------------------
+
+    def point(self, x: Any) -> LowRankMatrix:
+        """`x` as a `LowRankMatrix` of the problem's shape.
+
+        Parameters
+        ----------
+        x : LowRankMatrix or tuple of arrays (U, V)
+            A pair gets the problem's offset and no biases.
+
+        Returns
+        -------
+        LowRankMatrix
+
+        Raises
+        ------
+        ProblemError
+            Another shape, or more than `rank` columns.
+        """
+        if not isinstance(x, LowRankMatrix):
+            if not (isinstance(x, tuple) and len(x) == 2):
+                raise ProblemError(
+                    f"x is a {type(x).__name__}; expected a LowRankMatrix or a pair (U, V)"
+                )
+            x = LowRankMatrix(*x, offset=self.offset)
+        if x.shape != self.shape or x.rank > self.rank:
+            raise ProblemError(
+                f"x has shape {x.shape} and {x.rank} factor columns; expected shape {self.shape} "
+                f"and at most {self.rank} columns"
+            )
+        return x
+
+    def objective(self, x: Any) -> float:
+        """Objective at `x`, accumulated in float64.
+
+        Parameters
+        ----------
+        x : LowRankMatrix or tuple of arrays (U, V)
+            The point. The constraint of `nonnegative` is not part of the value.
+
+        Returns
+        -------
+        float
+
+        Notes
+        -----
+        Cost: ``2·N·k`` flops; memory 8 MB.
+        """
+        x = self.point(x)
+        if self.penalty == "nuclear":
+            return 0.5 * self._loss(x) + self.reg * float(x.singular_values().sum())
+        return self._loss(x) + self._ridge(x)
+
+    def residual(self, x: Any) -> NDArray[np.float64]:
+        """``M - X`` on the observed entries, by rows; ndarray of shape (N,), float64."""
+        out = np.empty(self.observations.nnz)
+        for part, e in self._residuals(self.point(x)):
+            out[part] = e
+        return out
+
+    def gradient(self, x: Any) -> LowRankMatrix:
+        """Gradient of the objective in the factors and biases.
+
+        Parameters
+        ----------
+        x : LowRankMatrix or tuple of arrays (U, V)
+            The point.
+
+        Returns
+        -------
+        LowRankMatrix
+            Its ``U``, ``V``, ``row_bias``, ``col_bias`` (``None`` without biases) are the partial
+            derivatives, in float64. With ``penalty="nuclear"`` the objective is taken in its
+            factored form ``1/2 (sum w e^2 + reg (|U|^2 + |V|^2))``; for the l1 loss the sign of 0
+            is 0.
+
+        Notes
+        -----
+        Cost: ``8·N·k`` flops.
+        """
+        x = self.point(x)
+        factor = 1.0 if self.penalty == "nuclear" else 2.0
+        parts: list[NDArray[Any]] = []
+        biases: list[NDArray[Any] | None] = []
+        for side in self._sides(x):
+            G = np.empty((side.x.shape[0], x.rank))
+            g = np.empty(side.x.shape[0])
+            for start, stop, block, bias, _ in side.half_gradients():
+                G[start:stop] = factor * block
+                g[start:stop] = factor * bias
+            parts.append(G)
+            biases.append(g if self.biases else None)
+        return LowRankMatrix(*parts, 0.0, *biases)
+
+    def certificate(self, x: Any) -> Certificate:
+        r"""Grade `x` from the data alone, in float64.
+
+        Parameters
+        ----------
+        x : LowRankMatrix, tuple of arrays (U, V), or LowRankSamples
+            The point, or the draws of a sampler.
+
+        Returns
+        -------
+        Certificate
+            See Notes for ``residual``. ``details`` has ``relative_residual`` (weighted norm of
+            ``M - X`` on the observed entries over that of ``M - offset``), ``rmse`` (weighted),
+            ``numerical_rank`` of ``U @ V.T``, and norms of the gradient's parts.
+
+        Notes
+        -----
+        *Ridge form*: scaled first-order residual. Let g be half the gradient, and approximate the
+        Hessian of row i by :math:`H_i = h\, s_i^w \bar G + \mathrm{ridge}_i I` with
+        :math:`\bar G = \sum_j t_j^w v_j v_j^\top / \sum_j t_j^w`, :math:`s^w, t^w` the weight
+        sums of rows and columns and h the `loss_curvature`. Then
+
+        .. math:: residual^2 = \Big(\sum_i g_i^\top H_i^{-1} g_i + \text{the same for columns}
+                  + \text{biases}\Big) \Big/ \sum_\Omega w_{ij}\, \rho(M_{ij} - \mu).
+
+        It is zero exactly at stationary points, has no unit, does not change under
+        :math:`M \to cM, \mathrm{reg} \to c\,\mathrm{reg}` (unscaled ridge), under a common factor
+        of weights and `reg`, under permutations, nor, for ``reg = 0``, under
+        :math:`U \to UG, V \to VG^{-\top}`. Its square approximates the relative decrease of the
+        objective that solving every row and every column exactly would bring. It is not the
+        distance to a global minimum, which is not known for this non-convex problem; on noiseless
+        data see ``relative_residual``, which bounds it up to the incoherence of the factors.
+
+        With `nonnegative`, :math:`H` is replaced by its diagonal D, and g by
+        :math:`D (x - \max(x - D^{-1} g, 0))`, so that a negative factor counts as well.
+
+        *Nuclear form*: relative duality gap. With :math:`R = w \circ (M - \mu - X)` on the
+        observed entries, :math:`Y = sR` with the best :math:`0 \le s \le reg / \|R\|_2` is
+        feasible for the dual, and ``gap = objective - (<Y, M - mu> - 1/2 sum Y^2 / w)``. The
+        spectral norm comes from `spectral_norm_bounds`: when a side is at most 2000 (or its Gram
+        matrix is smaller than the data) the bound is proved and so is ``gap``; otherwise the norm
+        is an inflated Lanczos estimate, ``gap`` is ``None``, ``kind`` says "estimated", and
+        ``details["gap_estimate"]`` has the number.
+
+        *Draws of a sampler*: Monte Carlo standard error. Half the difference of the posterior
+        means of the first and the second half of the draws, as root mean square over the observed
+        entries, relative to that of ``M - offset``.
+
+        Cost: ``8·N·k + 4·(m + n)·k²`` flops; memory 8 MB, in nuclear form 16 bytes an entry.
+        """
+        if isinstance(x, LowRankSamples):
+            return self._certify_samples(x)
+        x = self.point(x)
+        if self.penalty == "nuclear":
+            return self._certify_gap(x)
+        return self._certify_stationary(x)
+
+    def fingerprint(self) -> Mapping[str, Any]:
+        """Shape, type, parameters and a hash over a sample of the data, as JSON values."""
+        obs = self.observations
+        digest = hashlib.sha256()
+        step = max(1, obs.nnz // 65536)
+        for array in (obs.indices, obs.values, obs.weights):
+            if array is not None:
+                digest.update(np.ascontiguousarray(array[::step]).tobytes())
+        digest.update(np.ascontiguousarray(obs.indptr[:: max(1, obs.shape[0] // 65536)]).tobytes())
+        options = ("rank", "reg", "reg_bias", "reg_scaling", "loss", "loss_scale", "biases")
+        return {
+            "problem": type(self).__name__,
+            "shape": [int(s) for s in self.shape],
+            "nnz": obs.nnz,
+            "dtype": str(obs.dtype),
+            "sha256": digest.hexdigest(),
+            **{
+                name: getattr(self, name) for name in (*options, "center", "penalty", "nonnegative")
+            },
+        }
+
+    def auto_solver(self) -> tuple[str, dict[str, Any]]:
+        """Name and parameters of the default solver; the table is in the class's notes."""
+        return ("SoftImpute" if self.penalty == "nuclear" else "AlternatingMinimization"), {}
+
+    # -- pieces ---------------------------------------------------------------------------------
+
+    def _sides(self, x: LowRankMatrix) -> tuple[_Side, _Side]:
+        obs = self.observations
+        return (
+            _Side(self, obs, x, self.row_ridge, self.row_bias_ridge),
+            _Side(self, obs.T, x.T, self.col_ridge, self.col_bias_ridge),
+        )
+
+    def _residuals(self, x: LowRankMatrix) -> Iterator[tuple[slice, NDArray[np.float64]]]:
+        """Residuals of consecutive whole rows, about `_CHUNK` entries at a time."""
+        obs = self.observations
+        V = np.ascontiguousarray(x.V)
+        row_bias, col_bias = _or_empty(x.row_bias), _or_empty(x.col_bias)
+        start = 0
+        while start < obs.shape[0]:
+            stop = int(np.searchsorted(obs.indptr, obs.indptr[start] + _CHUNK, side="right")) - 1
+            stop = min(max(stop, start + 1), obs.shape[0])
+            indptr = obs.indptr[start : stop + 1]
+            e = np.empty(int(indptr[-1] - indptr[0]))
+            kernels.residuals(
+                *(indptr, obs.indices, obs.values),
+                *(np.ascontiguousarray(x.U[start:stop]), V),
+                *(row_bias[start:stop], col_bias, x.offset, e),
+            )
+            yield slice(int(indptr[0]), int(indptr[-1])), e
+            start = stop
+
+    def _loss(self, x: LowRankMatrix) -> float:
+        total = 0.0
+        for part, e in self._residuals(x):
+            size = np.abs(e)
+            if self.loss == "squared":
+                value = size * size
+            elif self.loss == "huber":
+                delta = self.huber_delta
+                value = np.where(size <= delta, size * size, delta * (2.0 * size - delta))
+            else:
+                value = size
+            if self.observations.weights is not None:
+                value *= self.observations.weights[part]
+            total += float(value.sum())
+        return total
+
+    def _ridge(self, x: LowRankMatrix) -> float:
+        total = 0.0
+        for factor, ridge in ((x.U, self.row_ridge), (x.V, self.col_ridge)):
+            total += float(ridge @ np.einsum("ik,ik->i", factor, factor, dtype=np.float64))
+        for bias, ridge in ((x.row_bias, self.row_bias_ridge), (x.col_bias, self.col_bias_ridge)):
+            if bias is not None:
+                total += float(ridge @ np.square(bias, dtype=np.float64))
+        return total
+
+    def _details(self, x: LowRankMatrix, weighted_square: float) -> dict[str, float]:
+        values = x.singular_values()
+        tiny = float(np.finfo(x.dtype).eps) * max(self.shape)
+        rank = int(np.count_nonzero(values > tiny * values[0])) if values.size else 0
+        return {
+            "relative_residual": math.sqrt(weighted_square / self._data_square)
+            if self._data_square
+            else math.sqrt(weighted_square),
+            "rmse": math.sqrt(weighted_square / self.observations.total_weight),
+            "numerical_rank": float(rank),
+        }
+
+    @cached_property
+    def _data_square(self) -> float:
+        """Weighted sum of squares of ``M - offset``."""
+        obs, total = self.observations, 0.0
+        for a in range(0, obs.nnz, _CHUNK):
+            y = obs.values[a : a + _CHUNK].astype(np.float64) - self.offset
+            y *= y
+            if obs.weights is not None:
+                y *= obs.weights[a : a + _CHUNK]
+            total += float(y.sum())
+        return total
+
+    def _certify_stationary(self, x: LowRankMatrix) -> Certificate:
+        total = 0.0
+        details: dict[str, float] = {}
+        for name, side in zip(("rows", "cols"), self._sides(x), strict=True):
+            scaled, norm, sums = side.stationarity()
+            total += scaled
+            details[f"gradient_norm_{name}"] = norm
+        residual = math.sqrt(total / self.loss_at_zero) if self.loss_at_zero else math.sqrt(total)
+        if self.nonnegative:
+            details["infeasibility"] = max(0.0, *(-float(F.min(initial=0.0)) for F in (x.U, x.V)))
+        return Certificate(
+            residual=residual,
+            kind="scaled first-order residual",
+            objective=sums.loss + self._ridge(x),
+            details={**self._details(x, sums.weighted_square), **details},
+        )
+
+    def _certify_gap(self, x: LowRankMatrix) -> Certificate:
+        obs = self.observations
+        R = self.residual(x)
+        product = size = square = 0.0
+        for a in range(0, obs.nnz, _CHUNK):
+            part = slice(a, a + _CHUNK)
+            e = R[part]
+            w = 1.0 if obs.weights is None else obs.weights[part].astype(np.float64)
+            y = obs.values[part].astype(np.float64) - self.offset
+            square += float((w * e * e).sum())
+            e *= w
+            product += float((e * y).sum())
+            size += float(np.abs(e * y).sum())
+        values = x.singular_values()
+        primal = 0.5 * square + self.reg * float(values.sum())
+        matrix = sp.csr_array((R, obs.indices, obs.indptr), shape=obs.shape)
+        norm = spectral_norm_bounds(matrix)
+        # 4 eps: the division and the product that form Y, so that |Y|_2 <= reg holds exactly.
+        limit = self.reg / norm.upper * (1.0 - 4 * _EPS) if norm.upper else math.inf
+        s = min(max(product / square, 0.0), limit) if square else 0.0
+        dual = s * product - 0.5 * s * s * square
+        dual -= _SUM_ERROR * (s * size + 0.5 * s * s * square)
+        gap = max(primal * (1.0 + _SUM_ERROR) - dual, 0.0)
+        relative = gap / primal if primal else 0.0
+        details = self._details(x, square) | {
+            "dual_objective": dual,
+            "gap_estimate": gap,
+            "spectral_norm": norm.lower,
+            "spectral_norm_bound": norm.upper,
+        }
+        return Certificate(
+            residual=relative,
+            kind="relative duality gap" + ("" if norm.proved else " (estimated)"),
+            objective=primal,
+            gap=gap if norm.proved else None,
+            details=details,
+        )
+
+    def _certify_samples(self, x: LowRankSamples) -> Certificate:
+        if x.shape != self.shape:
+            raise ProblemError(f"x has shape {x.shape}; expected {self.shape}")
+        half = x.n_samples // 2
+        weights = self.observations.weights
+        square = difference = loss = 0.0
+        streams = [self._residuals(x[s]) for s in range(x.n_samples)]
+        for chunks in zip(*streams, strict=True):
+            part = chunks[0][0]
+            first, second = (
+                np.mean([e for _, e in group], axis=0) if group else chunks[0][1]
+                for group in (chunks[:half], chunks[half:])
+            )
+            mean = (half * first + (x.n_samples - half) * second) / x.n_samples
+            w = np.ones(mean.size) if weights is None else weights[part].astype(np.float64)
+            square += float((w * mean * mean).sum())
+            difference += float((w * np.square(0.5 * (first - second))).sum())
+        loss = square
+        scale = self._data_square or 1.0
+        return Certificate(
+            residual=math.sqrt(difference / scale) if half else math.inf,
+            kind="relative Monte Carlo standard error of the posterior mean",
+            objective=loss,
+            details={
+                "relative_residual": math.sqrt(square / scale),
+                "rmse": math.sqrt(square / self.observations.total_weight),
+                "n_samples": float(x.n_samples),
+                "noise_std": float(np.sqrt(np.mean(1.0 / x.alpha))),
+            },
+        )
+
+
+class _Side:
+    """One side of the alternation: the rows of `x`, seen from the other factor."""
+
+    def __init__(
+        self,
+        problem: MatrixCompletion,
+        obs: Observations,
+        x: LowRankMatrix,
+        ridge: NDArray[np.float64],
+        bias_ridge: NDArray[np.float64],
+    ) -> None:
+        self.problem, self.obs, self.x = problem, obs, x
+        self.ridge, self.bias_ridge = ridge, bias_ridge
+
+    def half_gradients(
+        self,
+    ) -> Iterator[tuple[int, int, NDArray[np.float64], NDArray[np.float64], _Sums]]:
+        """Half the gradient of the objective, some thousands of rows at a time."""
+        obs, x, problem = self.obs, self.x, self.problem
+        own, other = np.ascontiguousarray(x.U), np.ascontiguousarray(x.V)
+        bias = x.row_bias
+        if problem.biases and bias is None:
+            bias = np.zeros(x.shape[0])
+        weights = np.empty(0, obs.dtype) if obs.weights is None else obs.weights
+        step = max(1, _CHUNK // max(x.rank, 1))
+        for start in range(0, x.shape[0], step):
+            stop = min(start + step, x.shape[0])
+            G, g = np.empty((stop - start, x.rank)), np.zeros(stop - start)
+            sums = kernels.half_gradient(
+                *(obs.indptr, obs.indices, obs.values, weights, start, stop, own, other),
+                *(_or_empty(bias), _or_empty(x.col_bias), x.offset),
+                *(_LOSSES[problem.loss], problem.huber_delta, G, g),
+            )
+            G += self.ridge[start:stop, None] * own[start:stop]
+            if bias is not None:
+                g += self.bias_ridge[start:stop] * bias[start:stop]
+            yield start, stop, G, g, _Sums(*sums)
+
+    def stationarity(self) -> tuple[float, float, _Sums]:
+        """Sum of ``g H^-1 g``, norm of the gradient, and the sums of the loss."""
+        problem, x = self.problem, self.x
+        curvature = problem.loss_curvature * self.obs.row_weights
+        gram = _weighted_gram(x.V, self.obs.col_weights)
+        if problem.nonnegative:
+            scales, basis = np.diag(gram), None
+        else:
+            scales, basis = np.linalg.eigh(gram)
+        # Directions in which the other factor vanishes up to rounding: the gradient does too.
+        floor = 4 * _EPS * max(x.rank, 1) * max(float(scales.max(initial=0.0)), 0.0)
+        scales = np.where(scales > floor, scales, 0.0)
+        scaled = norm = 0.0
+        totals = np.zeros(3)
+        for start, stop, G, g, sums in self.half_gradients():
+            norm += float(np.vdot(G, G))
+            H = np.multiply.outer(curvature[start:stop], scales)
+            H += self.ridge[start:stop, None]
+            if basis is None:
+                own = x.U[start:stop].astype(np.float64)
+                step = own - np.maximum(own - _divide(G, H), 0.0)
+                scaled += float((H * step * step).sum())
+                # Where H vanishes so does g; what is left is infeasibility.
+            else:
+                Z = G @ basis
+                scaled += float((_divide(Z, H) * Z).sum())
+            if problem.biases:
+                norm += float(g @ g)
+                H_bias = curvature[start:stop] + self.bias_ridge[start:stop]
+                scaled += float((_divide(g, H_bias) * g).sum())
+            totals += sums
+        return scaled, 2.0 * math.sqrt(norm), _Sums(*totals)
+
+
+def _divide(a: NDArray[np.float64], b: NDArray[np.float64]) -> NDArray[np.float64]:
+    """``a / b``, and 0 where b is 0."""
+    return np.divide(a, b, out=np.zeros_like(a), where=b > 0)
+
+
+def _weighted_gram(F: NDArray[Any], weights: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Weighted mean of ``f f^T`` over the rows f of `F`, in float64."""
+    gram = np.zeros((F.shape[1], F.shape[1]))
+    step = max(1, _CHUNK // max(F.shape[1], 1))
+    for a in range(0, F.shape[0], step):
+        block = F[a : a + step].astype(np.float64)
+        gram += (block * weights[a : a + step, None]).T @ block
+    return gram / weights.sum()
+
+
+class SpectralNormBounds(NamedTuple):
+    """What `spectral_norm_bounds` returns."""
+
+    lower: float
+    upper: float
+    proved: bool
+
+
+def spectral_norm_bounds(R: Any, *, random_state: int = 0) -> SpectralNormBounds:
+    """Bounds on the largest singular value of a sparse matrix.
+
+    Parameters
+    ----------
+    R : scipy.sparse matrix or array of shape (m, n)
+        float64.
+    random_state : int, default=0
+        Seed of the start of the Lanczos iteration (large matrices only).
+
+    Returns
+    -------
+    SpectralNormBounds
+        ``lower``, ``upper``, ``proved``. When the smaller side is at most 2000, or its Gram
+        matrix takes no more memory than the matrix, ``upper`` is a proved bound: the largest
+        eigenvalue of the Gram matrix as computed, plus bounds on the rounding of the products and
+        of the eigenvalue solver (backward stable, ``10 p eps`` times the norm). Otherwise both
+        numbers come from a Lanczos iteration run to ``1e-10``: ``lower`` is a true lower bound up
+        to rounding, ``upper`` adds the residual of the singular pair and is not proved, because
+        no iteration from a random start excludes a larger singular value that it has not met.
+
+    Notes
+    -----
+    Cost: ``N · N / max(m, n) + p³`` flops with p the smaller side, or some dozen products.
+    """
+    R = sp.csr_array(R)
+    if R.nnz == 0:
+        return SpectralNormBounds(0.0, 0.0, True)
+    if R.shape[0] > R.shape[1]:
+        R = R.T.tocsr()
+    p = R.shape[0]
+    if p <= _GRAM_SIDE or 8 * p * p <= R.data.nbytes:
+        gram = np.empty((p, p))
+        step = max(1, (1 << 22) // p)
+        for a in range(0, p, step):
+            gram[a : a + step] = (R[a : a + step] @ R.T).toarray()
+        top = float(np.linalg.eigvalsh(gram)[-1])
+        longest = int(np.diff(R.indptr).max())
+        frobenius = float(np.square(R.data).sum())
+        # |fl(R R') - R R'| <= (longest + 1) eps |R||R|', whose norm is at most |R|_F^2.
+        slack = (longest + 1) * _EPS * frobenius + 10 * p * _EPS * top
+        lower = math.sqrt(max(top - slack, 0.0))
+        return SpectralNormBounds(lower, math.sqrt(top + slack) * (1 + 4 * _EPS), True)
+    from scipy.sparse.linalg import svds
+
+    v0 = np.random.default_rng(random_state).standard_normal(p)
+    left, value, _ = svds(R, k=1, tol=1e-10, v0=v0)
+    theta = float(value[0])
+    u = left[:, 0]
+    error = float(np.linalg.norm(R @ (R.T @ u) - theta**2 * u)) / theta
+    return SpectralNormBounds(theta, (theta + error) * (1 + 1e-9), False)
+
+
+def _factorize(ids: NDArray[Any], name: str) -> tuple[NDArray[Any], NDArray[np.int64]]:
+    """Sorted distinct ids, and the position of each id among them."""
+    if ids.ndim != 1:
+        raise ProblemError(f"column {name!r} has shape {ids.shape}; expected one dimension")
+    if ids.size and ids.dtype.kind in "iu":
+        low, high = int(ids.min()), int(ids.max())
+        if high - low < 4 * ids.size + 1024:
+            seen = np.zeros(high - low + 1, dtype=bool)
+            seen[ids - low] = True
+            unique = np.flatnonzero(seen)
+            return (unique + low).astype(ids.dtype), (np.cumsum(seen) - 1)[ids - low]
+    missing = ids != ids
+    if ids.dtype == object:
+        missing = missing | np.array([i is None for i in ids], dtype=bool)
+    if np.any(missing):
+        raise ProblemError(
+            f"column {name!r} has {np.count_nonzero(missing)} missing id(s), the first at line "
+            f"{int(np.argmax(missing))}; remove these lines"
+        )
+    try:
+        unique, inverse = np.unique(ids, return_inverse=True)
+    except TypeError as error:
+        raise ProblemError(
+            f"column {name!r} holds ids that cannot be sorted ({error}); convert them to strings"
+        ) from error
+    return unique, inverse
