@@ -138,7 +138,7 @@ def _threads() -> dict[str, Any]:
 
 def _blas() -> dict[str, str]:
     # Imported so that the libraries which they bring are loaded, and can be asked.
-    import numpy.linalg
+    import numpy.linalg  # noqa: F401
     import scipy.linalg  # noqa: F401
     import threadpoolctl
 

@@ -1,0 +1,139 @@
+"""Reproductions of published experiments, behind the command ``lowrank-opt reproduce``.
+
+A reproduction is a module of this package with a function
+``reproduce(scale, *, random_state=0)`` that returns a
+:class:`~lowrank_opt.papers.report.Section` or a list of them. It is registered by a line in
+``REPRODUCTIONS``, and imported only when it runs.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+import time
+import traceback
+from typing import TYPE_CHECKING
+
+from lowrank_opt.core.errors import ParameterError
+from lowrank_opt.papers.report import Figure, Image, Report, Row, Section, Table, draw, pictures
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+__all__ = [
+    "REPRODUCTIONS",
+    "SCALES",
+    "Figure",
+    "Image",
+    "Report",
+    "Reproduction",
+    "Row",
+    "Section",
+    "Table",
+    "draw",
+    "pictures",
+    "reproduce",
+]
+
+SCALES = ("smoke", "medium", "paper")
+
+
+@dataclasses.dataclass(frozen=True)
+class Reproduction:
+    """Where a reproduction is, and what it shows.
+
+    Parameters
+    ----------
+    module : str
+        Import path of the module that has ``reproduce``.
+    title : str
+        One line for ``lowrank-opt list``.
+    """
+
+    module: str
+    title: str
+
+
+REPRODUCTIONS: dict[str, Reproduction] = {
+    "alternating_minimization": Reproduction(
+        "lowrank_opt.papers.alternating_minimization",
+        "Alternating minimisation with sketched regressions: recovery and time against rank",
+    ),
+    "photograph": Reproduction(
+        "lowrank_opt.papers.photograph",
+        "A photograph with most of its pixels missing, filled in by every solver",
+    ),
+    "recommender": Reproduction(
+        "lowrank_opt.papers.recommender",
+        "A recommender on ratings of the shape of MovieLens-1M",
+    ),
+}
+
+
+def reproduce(
+    names: str | Sequence[str] = "all",
+    scale: str = "smoke",
+    *,
+    random_state: int = 0,
+    progress: Callable[[Section], None] | None = None,
+) -> Report:
+    """Run reproductions one after the other.
+
+    A reproduction that raises becomes a failed section with its traceback, and the others still
+    run.
+
+    Parameters
+    ----------
+    names : str or sequence of str, default="all"
+        Keys of ``REPRODUCTIONS``, or ``"all"``.
+    scale : {"smoke", "medium", "paper"}, default="smoke"
+        ``"smoke"`` takes at most 20 s each, ``"paper"`` is the size of the paper.
+    random_state : int, default=0
+        Seed that each of them is given.
+    progress : callable or None, default=None
+        Called with each section as soon as it is there.
+
+    Returns
+    -------
+    Report
+        Its ``ok`` says whether every experiment ran and no row is out of its band.
+
+    Raises
+    ------
+    ParameterError
+        For a name or a scale that does not exist.
+    """
+    if isinstance(names, str):
+        names = list(REPRODUCTIONS) if names == "all" else [names]
+    for name in names:
+        if name not in REPRODUCTIONS:
+            known = ", ".join(REPRODUCTIONS)
+            raise ParameterError(f"there is no reproduction {name!r}; choose from: all, {known}")
+    if scale not in SCALES:
+        raise ParameterError(f"scale={scale!r} must be one of {', '.join(SCALES)}")
+    sections = []
+    began = time.perf_counter()
+    for name in names:
+        for section in _run(name, scale, random_state):
+            sections.append(section)
+            if progress is not None:
+                progress(section)
+    return Report(sections, scale, random_state, seconds=time.perf_counter() - began)
+
+
+def _run(name: str, scale: str, random_state: int) -> list[Section]:
+    entry = REPRODUCTIONS[name]
+    began = time.perf_counter()
+    try:
+        module = importlib.import_module(entry.module)
+        sections = module.reproduce(scale, random_state=random_state)
+        if isinstance(sections, Section):
+            sections = [sections]
+        for section in sections:
+            section.name = name
+    except Exception:  # whatever it is belongs into the report, beside the other experiments
+        sections = [Section(entry.title, name=name, error=traceback.format_exc())]
+    seconds = time.perf_counter() - began
+    if len(sections) == 1 and sections[0].seconds is None:
+        sections[0].seconds = seconds
+    return sections
