@@ -704,6 +704,34 @@ def _solve8(typingctx, G, first, limit, inverse, t, x):
     return signature, codegen
 
 
+@intrinsic
+def dot(typingctx, A, a, B, b, vectors):
+    """Return the inner product of two runs of ``vectors`` vectors, at elements ``a`` and ``b``."""
+    signature = A.dtype(A, types.intp, B, types.intp, types.intp)
+
+    def codegen(context, builder, signature, args):
+        lanes = _lanes(A.dtype)
+        vector = ir.VectorType(context.get_data_type(A.dtype), lanes)
+        left = builder.gep(_element(builder, context, A, args[0]), [args[1]])
+        right = builder.gep(_element(builder, context, B, args[2]), [args[3]])
+
+        def body(index, sums):
+            place = builder.mul(index, ir.Constant(index.type, lanes))
+            value = _load(builder, left, place, vector)
+            return [_fma(builder, value, _load(builder, right, place, vector), sums[0])]
+
+        (total,) = _loop(builder, args[4], [_zero(vector)], body)
+        while total.type.count > 1:
+            half = total.type.count // 2
+            total = builder.fadd(
+                _shuffle(builder, total, total, range(half)),
+                _shuffle(builder, total, total, range(half, 2 * half)),
+            )
+        return builder.extract_element(total, ir.Constant(_I32, 0))
+
+    return signature, codegen
+
+
 @njit(cache=True, error_model="numpy")
 def gram(B, n, G, rows, first):
     """Upper triangle of ``G = BᵀB`` (``first``) or ``G += BᵀB`` over ``n`` rows of ``B``.

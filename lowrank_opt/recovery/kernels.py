@@ -1,0 +1,1019 @@
+"""Row-solve kernels of matrix completion, and thin functions that call them.
+
+A half sweep fixes one factor ``F`` and replaces every row of the other one, ``X``, by the solution
+of its own small regression on the observed entries of that row.  Call a function with the
+compressed rows and ``F = V, X = U`` for the rows, and with the compressed columns and
+``F = U, X = V`` for the columns.
+
+Layout, everywhere: ``indptr (rows+1,)`` int64, ``indices (N,)``, ``values (N,)``, ``weights (N,)``
+or size 0, factors ``(rows, width)`` C arrays of one dtype with
+``width = padded_width(rank, bias, dtype)``: the factor in columns ``0 … rank-1``, the own bias in
+column ``rank`` when there is one, and zeros to the right.  ``indices`` select rows of ``F``.
+
+The functions without underscore and without ``half_`` are the interface of the solvers; the
+``half_…`` kernels work on rows ``lo … hi-1`` and leave all others alone, ``…_par`` runs them over
+chunks of rows in parallel.  Rows do not depend on each other and every reduction has a fixed
+order, so one and many threads give the same bits.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from typing import TYPE_CHECKING, NamedTuple
+
+import numba
+import numpy as np
+from numba import get_thread_id, njit, prange
+
+from lowrank_opt.numerics.kernels_vector import (
+    CHUNK,
+    aligned_zeros,
+    axpy8,
+    back_substitute,
+    cholesky,
+    copy_row,
+    dot,
+    dots8,
+    gram,
+    lanes_of,
+    padded_width,
+    prefetch_row,
+    row_axpy8,
+    scale_row,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+__all__ = [
+    "SolveReport",
+    "factor_gradient",
+    "pad_factor",
+    "predict_pairs",
+    "residuals",
+    "rotate_factors",
+    "row_chunks",
+    "row_ridge",
+    "row_workspace",
+    "solve_rows",
+    "solve_rows_cg",
+]
+
+# What a half sweep writes into ``status``.
+SOLVED, EMPTY, UNDETERMINED, MINIMUM_NORM = 0, 1, 2, 3
+
+_PREFETCH = 8
+_PARALLEL_ENTRIES = 20_000
+_CHUNKS_PER_THREAD = 16
+_RELATIVE_PIVOT = 10.0
+_DUAL_BELOW = 0.7
+_VECTORS = 16
+
+
+class SolveReport(NamedTuple):
+    """What happened in one half sweep.
+
+    Parameters
+    ----------
+    n_empty : int
+        Rows without data, set to exactly zero.
+    n_minimum_norm : int
+        Rows with fewer entries than unknowns and no ridge: the solution of least norm was taken.
+    n_repaired : int
+        Rows whose Cholesky factorisation failed, solved again by an eigendecomposition.
+    n_steps : int
+        Conjugate-gradient steps of all rows together (0 for direct solves).
+    """
+
+    n_empty: int
+    n_minimum_norm: int
+    n_repaired: int
+    n_steps: int
+
+
+# --------------------------------------------------------------------------------------------
+# Compiled kernels
+# --------------------------------------------------------------------------------------------
+
+
+@njit(cache=True, error_model="numpy")
+def _gather(indices, values, weights, start, count, F, B, unknowns, bias):
+    """Copy the factor rows of ``count`` entries to ``B``, with the target as last column."""
+    width = F.shape[1]
+    vectors = width // lanes_of(F)
+    last = len(indices)
+    weighted = len(weights) > 0
+    for t in range(count):
+        e = start + t
+        if e + _PREFETCH < last:
+            prefetch_row(F, indices[e + _PREFETCH])
+        row = np.int64(indices[e])
+        target = values[e]
+        if bias:
+            target -= F[row, unknowns - 1]
+        if weighted:
+            root = math.sqrt(weights[e])
+            scale_row(F, row * width, B, t * width, root, vectors)
+            if bias:
+                B[t, unknowns - 1] = root
+            B[t, unknowns] = root * target
+        else:
+            copy_row(F, row * width, B, t * width, vectors)
+            if bias:
+                B[t, unknowns - 1] = 1
+            B[t, unknowns] = target
+
+
+@njit(cache=True, error_model="numpy")
+def _row_gram(indices, values, weights, start, stop, F, B, G, unknowns, bias, first):
+    """Add the Gram matrix of one row's entries, right-hand side included, to ``G``."""
+    done = start
+    while done < stop:
+        count = min(CHUNK, stop - done)
+        _gather(indices, values, weights, done, count, F, B, unknowns, bias)
+        gram(B, count, G, unknowns, first)
+        first = False
+        done += count
+
+
+@njit(cache=True, error_model="numpy")
+def _buffers(work, width):
+    """Cut one thread's workspace: gathered rows, two square matrices, an 8×8 block, vectors."""
+    gathered = max(CHUNK, width)
+    a = gathered * width
+    b = a + width * width
+    c = b + width * width
+    d = c + 64
+    return (
+        work[:a].reshape(gathered, width),
+        work[a:b].reshape(width, width),
+        work[b:c],
+        work[c:d].reshape(8, 8),
+        work[d : d + _VECTORS * width].reshape(_VECTORS, width),
+    )
+
+
+@njit(cache=True, error_model="numpy")
+def _pivot_floor(G, unknowns, floor):
+    """Set the smallest acceptable pivot of every row: a few roundings of its diagonal."""
+    limit = _RELATIVE_PIVOT * np.finfo(G.dtype).eps
+    for c in range(len(floor)):
+        floor[c] = 0
+    for c in range(unknowns):
+        floor[c] = limit * G[c, c]
+
+
+@njit(cache=True, error_model="numpy")
+def _solve_dual(count, B, T, G, L, v, unknowns, ridge, ridge_bias, bias, out):
+    """Solve a row with fewer entries than unknowns through its ``count × count`` system.
+
+    With ``D`` the ridge, solves ``(B D⁻¹ Bᵀ + I) a = b`` and sets ``out = D⁻¹ Bᵀ a``; without a
+    ridge ``D = I`` and the shift is left out, which gives the solution of least norm.
+    """
+    lanes = lanes_of(B)
+    rows = 8 * (-(-count // 8))
+    width = lanes * max(-(-(count + 1) // lanes), -(-rows // lanes))
+    T = T[: unknowns * width].reshape(unknowns, width)
+    K = G.ravel()[: rows * width].reshape(rows, width)
+    floor, inverse, y, x, t, scale = v[0], v[1], v[2], v[3], v[4], v[5]
+    shift = ridge > 0
+    scale[:] = 1
+    if shift:
+        scale[:unknowns] = 1 / math.sqrt(ridge)
+        if bias:
+            scale[unknowns - 1] = 1 / math.sqrt(ridge_bias)
+    for c in range(unknowns):
+        for s in range(count):
+            T[c, s] = B[s, c] * scale[c]
+        for s in range(count, width):
+            T[c, s] = 0
+    gram(T, unknowns, K, count, True)
+    for s in range(count):
+        if shift:
+            K[s, s] += 1
+        K[s, count] = B[s, unknowns]
+    _pivot_floor(K, count, floor)
+    if cholesky(K, count, floor, L, inverse) >= 0:
+        return False
+    for s in range(count):
+        y[s] = K[s, count]
+    back_substitute(K, count, y, inverse, t, x)
+    for c in range(len(out)):
+        y[c] = 0
+    for s in range(count, rows):
+        B[s] = 0
+    for s in range(0, rows, 8):
+        row_axpy8(B, s, 0, x[s:], y, len(y) // lanes)
+    for c in range(unknowns):
+        out[c] = y[c] * scale[c] * scale[c]
+    out[unknowns:] = 0
+    return True
+
+
+@njit(cache=True, error_model="numpy")
+def half_exact(
+    lo, hi, indptr, indices, values, weights, F, X, ridge, ridge_bias, rank, bias, base_gram,
+    base_rhs, dual, status, work,
+):  # fmt: skip
+    """Replace rows ``lo … hi-1`` of ``X`` by the exact solution of their regressions.
+
+    Row ``i`` minimises ``Σ_e w_e (values_e - b_e - F_e·x)² + ridge[i]·|x|²`` over its entries,
+    ``b_e`` the bias of the other side; with a bias the own bias is one more unknown, with
+    ``ridge_bias[i]``.
+
+    Layout: see the module. ``ridge (rows,)``, ``ridge_bias (rows,)`` or size 0;
+    ``base_gram (width, width)`` and ``base_rhs (rows, width)`` (or size 0) are added to the normal
+    equations; rows with fewer than ``dual`` entries, a positive ridge and no base are solved in
+    dual form. ``status (rows,)`` int8 gets SOLVED, EMPTY (row set to zero), UNDETERMINED (left
+    alone) or MINIMUM_NORM; ``work (_,)`` is one row of :func:`row_workspace`.
+
+    Cost: ``n·k·(k+1) + k³/3`` flops a row of ``n`` entries, or ``n²k + n³/3`` in dual form.
+    """
+    width = F.shape[1]
+    unknowns = rank + 1 if bias else rank
+    B, G, T, L, v = _buffers(work, width)
+    floor, inverse, y, x, t = v[0], v[1], v[2], v[3], v[4]
+    rows = 8 * (-(-unknowns // 8))
+    based = base_gram.size > 0
+    for i in range(lo, hi):
+        start = indptr[i]
+        stop = indptr[i + 1]
+        count = stop - start
+        if count == 0 and not based:
+            X[i] = 0
+            status[i] = EMPTY
+            continue
+        lam = ridge[i]
+        lam_bias = ridge_bias[i] if bias else lam
+        free = lam <= 0 and lam_bias <= 0
+        if not based and count < unknowns and (free or (count < dual and min(lam, lam_bias) > 0)):
+            _gather(indices, values, weights, start, count, F, B, unknowns, bias)
+            if _solve_dual(count, B, T, G, L, v, unknowns, lam, lam_bias, bias, X[i]):
+                status[i] = MINIMUM_NORM if free else SOLVED
+            else:
+                status[i] = UNDETERMINED
+            continue
+        if based:
+            G[:rows] = base_gram[:rows]
+        elif count == 0:
+            G[:rows] = 0
+        _row_gram(
+            indices, values, weights, start, stop, F, B, G, unknowns, bias, not based
+        )
+        for c in range(rank):
+            G[c, c] += lam
+        if bias:
+            G[rank, rank] += lam_bias
+        if based:
+            for c in range(unknowns):
+                G[c, unknowns] += base_rhs[i, c]
+        _pivot_floor(G, unknowns, floor)
+        if cholesky(G, unknowns, floor, L, inverse) >= 0:
+            status[i] = UNDETERMINED
+            continue
+        for c in range(unknowns):
+            y[c] = G[c, unknowns]
+        back_substitute(G, unknowns, y, inverse, t, x)
+        X[i] = x
+        status[i] = SOLVED
+
+
+@njit(cache=True, error_model="numpy", parallel=True)
+def half_exact_par(
+    bounds, indptr, indices, values, weights, F, X, ridge, ridge_bias, rank, bias, base_gram,
+    base_rhs, dual, status, work,
+):  # fmt: skip
+    """Run :func:`half_exact` over the chunks ``bounds[c] … bounds[c+1]-1`` of rows in parallel.
+
+    Layout: ``bounds (chunks+1,)`` int64 from :func:`row_chunks`, one row of ``work`` per thread.
+
+    Cost: that of :func:`half_exact`, divided by the threads.
+    """
+    for c in prange(len(bounds) - 1):
+        half_exact(
+            bounds[c], bounds[c + 1], indptr, indices, values, weights, F, X, ridge, ridge_bias,
+            rank, bias, base_gram, base_rhs, dual, status, work[get_thread_id()],
+        )  # fmt: skip
+
+
+@njit(cache=True, error_model="numpy")
+def _normal_pass(indices, values, weights, start, stop, F, p, own_bias, subtract, w8, acc):
+    """Set ``acc = Aᵀ W (values - A p)`` (``subtract``) or ``Aᵀ W A p``; return the sum of terms.
+
+    ``p`` has a zero (or, with the other side's bias in the residual, a one) in the bias column
+    and ``own_bias`` is added to every product.
+    """
+    vectors = F.shape[1] // lanes_of(F)
+    weighted = len(weights) > 0
+    last = len(indices) - 1
+    total = own_bias * 0
+    for c in range(len(acc)):
+        acc[c] = 0
+    for e in range(start, stop, 8):
+        for s in range(e + 8, min(e + 16, last)):
+            prefetch_row(F, indices[s])
+        dots8(F, indices, e, stop - 1, p, vectors, w8)
+        live = min(8, stop - e)
+        for s in range(live):
+            w8[s] += own_bias
+            if subtract:
+                w8[s] = values[e + s] - w8[s]
+            if weighted:
+                w8[s] *= weights[e + s]
+            total += w8[s]
+        for s in range(live, 8):
+            w8[s] = 0
+        axpy8(F, indices, e, stop - 1, w8, acc, vectors)
+    return total
+
+
+@njit(cache=True, error_model="numpy")
+def half_cg(
+    lo, hi, indptr, indices, values, weights, F, X, ridge, ridge_bias, rank, bias, scale, n_steps,
+    rtol, work,
+):  # fmt: skip
+    """Improve rows ``lo … hi-1`` of ``X`` by conjugate-gradient steps from where they are.
+
+    Solves the regressions of :func:`half_exact` approximately, with the diagonal preconditioner
+    ``(Σ_e w_e)·scale + ridge``; for ``scale`` to describe ``F`` its columns should be orthogonal
+    (:func:`rotate_factors`). The row objective never increases.
+
+    Layout: as :func:`half_exact`; ``scale (width,)`` is the mean square of every column of ``F``.
+    A row stops after ``n_steps`` steps, or when its preconditioned residual norm fell by ``rtol``.
+    Rows without data are set to zero.
+
+    Returns
+    -------
+    int
+        Steps of all rows together.
+
+    Notes
+    -----
+    Cost: ``4·(n_steps + 1)·n·k`` flops a row of ``n`` entries.
+    """
+    width = F.shape[1]
+    unknowns = rank + 1 if bias else rank
+    _, _, _, _, v = _buffers(work, width)
+    x, r, z, p, q, diagonal, inverse, w8 = v[0], v[1], v[2], v[3], v[4], v[5], v[6], v[7]
+    steps = 0
+    zero = scale[0] * 0
+    limit = rtol * rtol
+    for i in range(lo, hi):
+        start = indptr[i]
+        stop = indptr[i + 1]
+        if stop == start:
+            X[i] = 0
+            continue
+        x[:] = X[i]
+        mass = zero
+        if len(weights) > 0:
+            for e in range(start, stop):
+                mass += weights[e]
+        else:
+            mass += stop - start
+        diagonal[:] = 0
+        diagonal[:rank] = ridge[i]
+        if bias:
+            diagonal[rank] = ridge_bias[i]
+        inverse[:] = 0
+        for c in range(unknowns):
+            d = mass * scale[c] + diagonal[c]
+            if bias and c == rank:
+                d = mass + diagonal[c]
+            if d > 0:
+                inverse[c] = 1 / d
+        own = zero
+        p[:] = x
+        if bias:
+            own = x[rank]
+            p[rank] = 1
+        total = _normal_pass(indices, values, weights, start, stop, F, p, own, True, w8, r)
+        if bias:
+            r[rank] = total
+        rz = _cg_start(r, x, diagonal, inverse, z, p)
+        first = rz
+        for _ in range(n_steps):
+            if not rz > limit * first or not rz > 0:
+                break
+            own = zero
+            if bias:
+                own = p[rank]
+                p[rank] = 0
+            total = _normal_pass(indices, values, weights, start, stop, F, p, own, False, w8, q)
+            if bias:
+                p[rank] = own
+                q[rank] = total
+            rz = _cg_step(rz, x, r, z, p, q, diagonal, inverse)
+            steps += 1
+        X[i] = x
+    return steps
+
+
+@njit(cache=True, error_model="numpy", fastmath={"reassoc", "contract", "arcp"})
+def _cg_start(r, x, diagonal, inverse, z, p):
+    """Finish the first residual, set the first direction and return ``r·z``."""
+    rz = r[0] * 0
+    for c in range(len(x)):
+        r[c] -= diagonal[c] * x[c]
+        z[c] = inverse[c] * r[c]
+        p[c] = z[c]
+        rz += r[c] * z[c]
+    return rz
+
+
+@njit(cache=True, error_model="numpy", fastmath={"reassoc", "contract", "arcp"})
+def _cg_step(rz, x, r, z, p, q, diagonal, inverse):
+    """One step of preconditioned conjugate gradients, given ``q = Aᵀ W A p``; return ``r·z``."""
+    curvature = rz * 0
+    for c in range(len(x)):
+        q[c] += diagonal[c] * p[c]
+        curvature += p[c] * q[c]
+    if not curvature > 0:
+        return rz * 0
+    alpha = rz / curvature
+    new = rz * 0
+    for c in range(len(x)):
+        x[c] += alpha * p[c]
+        r[c] -= alpha * q[c]
+        z[c] = inverse[c] * r[c]
+        new += r[c] * z[c]
+    beta = new / rz
+    for c in range(len(x)):
+        p[c] = z[c] + beta * p[c]
+    return new
+
+
+@njit(cache=True, error_model="numpy", parallel=True)
+def half_cg_par(
+    bounds, indptr, indices, values, weights, F, X, ridge, ridge_bias, rank, bias, scale, n_steps,
+    rtol, work,
+):  # fmt: skip
+    """Run :func:`half_cg` over chunks of rows in parallel; return the steps of all rows.
+
+    Layout: ``bounds (chunks+1,)`` int64 from :func:`row_chunks`, one row of ``work`` per thread.
+
+    Cost: that of :func:`half_cg`, divided by the threads.
+    """
+    steps = 0
+    for c in prange(len(bounds) - 1):
+        steps += half_cg(
+            bounds[c], bounds[c + 1], indptr, indices, values, weights, F, X, ridge, ridge_bias,
+            rank, bias, scale, n_steps, rtol, work[get_thread_id()],
+        )  # fmt: skip
+    return steps
+
+
+@njit(cache=True, error_model="numpy")
+def half_residual(lo, hi, indptr, indices, values, weights, F, X, rank, bias, out, squares, work):
+    """Set ``out = values - prediction`` on the entries of rows ``lo … hi-1``.
+
+    Layout: ``out (N,)`` in the order of ``values``; ``squares (rows,)`` float64 gets every row's
+    (weighted) sum of squares, accumulated in float64 in the order of the entries.
+
+    Cost: ``2·n·k`` flops a row of ``n`` entries.
+    """
+    width = F.shape[1]
+    vectors = width // lanes_of(F)
+    _, _, _, _, v = _buffers(work, width)
+    p, w8 = v[0], v[1]
+    own = p[0] * 0
+    weighted = len(weights) > 0
+    last = len(indices) - 1
+    for i in range(lo, hi):
+        stop = indptr[i + 1]
+        p[:] = X[i]
+        if bias:
+            own = p[rank]
+            p[rank] = 1
+        total = 0.0
+        for e in range(indptr[i], stop, 8):
+            for s in range(e + 8, min(e + 16, last)):
+                prefetch_row(F, indices[s])
+            dots8(F, indices, e, stop - 1, p, vectors, w8)
+            for s in range(min(8, stop - e)):
+                difference = values[e + s] - (w8[s] + own)
+                out[e + s] = difference
+                square = np.float64(difference) * np.float64(difference)
+                if weighted:
+                    square *= weights[e + s]
+                total += square
+        squares[i] = total
+
+
+@njit(cache=True, error_model="numpy", parallel=True)
+def half_residual_par(
+    bounds, indptr, indices, values, weights, F, X, rank, bias, out, squares, work
+):
+    """Run :func:`half_residual` over chunks of rows in parallel.
+
+    Layout: ``bounds (chunks+1,)`` int64 from :func:`row_chunks`, one row of ``work`` per thread.
+
+    Cost: that of :func:`half_residual`, divided by the threads.
+    """
+    for c in prange(len(bounds) - 1):
+        half_residual(
+            bounds[c], bounds[c + 1], indptr, indices, values, weights, F, X, rank, bias, out,
+            squares, work[get_thread_id()],
+        )  # fmt: skip
+
+
+@njit(cache=True, error_model="numpy")
+def half_gradient(
+    lo, hi, indptr, indices, residual, perm, weights, F, X, ridge, ridge_bias, rank, bias, out,
+    work,
+):  # fmt: skip
+    """Set ``out`` to the gradient of the objective in rows ``lo … hi-1`` of ``X``.
+
+    Row ``i`` is ``2·(ridge[i]·x_i - Σ_e w_e·residual_e·F_e)``, the bias column likewise with a
+    constant one for ``F_e``.
+
+    Layout: ``residual (N,)`` is read at ``e``, or at ``perm[e]`` when ``perm`` is not of size 0;
+    ``out`` like ``X``.
+
+    Cost: ``2·n·k`` flops a row of ``n`` entries.
+    """
+    width = F.shape[1]
+    vectors = width // lanes_of(F)
+    _, _, _, _, v = _buffers(work, width)
+    acc, w8 = v[0], v[1]
+    weighted = len(weights) > 0
+    permuted = len(perm) > 0
+    last = len(indices) - 1
+    for i in range(lo, hi):
+        stop = indptr[i + 1]
+        acc[:] = 0
+        total = acc[0] * 0
+        for e in range(indptr[i], stop, 8):
+            for s in range(e + 8, min(e + 16, last)):
+                prefetch_row(F, indices[s])
+            live = min(8, stop - e)
+            for s in range(live):
+                w8[s] = residual[perm[e + s]] if permuted else residual[e + s]
+                if weighted:
+                    w8[s] *= weights[e + s]
+                total += w8[s]
+            for s in range(live, 8):
+                w8[s] = 0
+            axpy8(F, indices, e, stop - 1, w8, acc, vectors)
+        for c in range(rank):
+            out[i, c] = 2 * (ridge[i] * X[i, c] - acc[c])
+        out[i, rank:] = 0
+        if bias:
+            out[i, rank] = 2 * (ridge_bias[i] * X[i, rank] - total)
+
+
+@njit(cache=True, error_model="numpy", parallel=True)
+def half_gradient_par(
+    bounds, indptr, indices, residual, perm, weights, F, X, ridge, ridge_bias, rank, bias, out,
+    work,
+):  # fmt: skip
+    """Run :func:`half_gradient` over chunks of rows in parallel.
+
+    Layout: ``bounds (chunks+1,)`` int64 from :func:`row_chunks`, one row of ``work`` per thread.
+
+    Cost: that of :func:`half_gradient`, divided by the threads.
+    """
+    for c in prange(len(bounds) - 1):
+        half_gradient(
+            bounds[c], bounds[c + 1], indptr, indices, residual, perm, weights, F, X, ridge,
+            ridge_bias, rank, bias, out, work[get_thread_id()],
+        )  # fmt: skip
+
+
+@njit(cache=True, error_model="numpy")
+def pair_products(rows, columns, U, V, rank, bias, p, out):
+    """Set ``out[e] = U[rows[e]]·V[columns[e]]``, plus both biases when there are any.
+
+    Layout: ``rows, columns (N,)`` integers, ``U`` and ``V`` padded factors, ``p (width,)`` work.
+
+    Cost: ``2·N·k`` flops, two factor rows read per pair.
+    """
+    width = U.shape[1]
+    vectors = width // lanes_of(U)
+    own = p[0] * 0
+    for e in range(len(rows)):
+        i = np.int64(rows[e])
+        j = np.int64(columns[e])
+        if e + _PREFETCH < len(rows):
+            prefetch_row(U, rows[e + _PREFETCH])
+            prefetch_row(V, columns[e + _PREFETCH])
+        if bias:
+            copy_row(U, i * width, p, 0, vectors)
+            own = p[rank]
+            p[rank] = 1
+            out[e] = dot(p, 0, V, j * width, vectors) + own
+        else:
+            out[e] = dot(U, i * width, V, j * width, vectors)
+
+
+# --------------------------------------------------------------------------------------------
+# Interface
+# --------------------------------------------------------------------------------------------
+
+
+def pad_factor(factor: np.ndarray, own_bias: np.ndarray | None = None) -> np.ndarray:
+    """Return a factor in the layout of the kernels.
+
+    Parameters
+    ----------
+    factor : ndarray of shape (rows, rank)
+        float32 or float64.
+    own_bias : ndarray of shape (rows,), optional
+        Bias of every row; fills column ``rank``.
+
+    Returns
+    -------
+    ndarray of shape (rows, padded_width(rank, bias, dtype))
+        C array, 64-byte aligned, zero in the padding.
+    """
+    rows, rank = factor.shape
+    width = padded_width(rank, own_bias is not None, factor.dtype)
+    padded = aligned_zeros((rows, width), factor.dtype)
+    padded[:, :rank] = factor
+    if own_bias is not None:
+        padded[:, rank] = own_bias
+    return padded
+
+
+def row_workspace(
+    rank: int, bias: bool, dtype: np.typing.DTypeLike, n_threads: int = 1
+) -> np.ndarray:
+    """Return work space for the kernels: one row per thread, any contents."""
+    width = padded_width(rank, bias, dtype)
+    size = max(CHUNK, width) * width + 2 * width * width + 64 + _VECTORS * width
+    line = 128 // np.dtype(dtype).itemsize
+    return aligned_zeros((n_threads, -(-size // line) * line), dtype)
+
+
+def row_ridge(
+    indptr: np.ndarray, reg: float, power: float, dtype: np.typing.DTypeLike
+) -> np.ndarray:
+    """Return ``reg·n_i**power`` for every compressed row, ``n_i`` its number of entries."""
+    counts = np.diff(indptr).astype(np.float64)
+    return (reg * counts**power).astype(dtype)
+
+
+def row_chunks(indptr: np.ndarray, n_chunks: int) -> np.ndarray:
+    """Return row boundaries that cut the work into about equal parts.
+
+    Parameters
+    ----------
+    indptr : ndarray of shape (rows + 1,)
+        Row starts.
+    n_chunks : int
+        Largest number of parts.
+
+    Returns
+    -------
+    ndarray of int64
+        Increasing boundaries from 0 to ``rows``; the work of a row is its number of entries plus
+        a constant for its linear system.
+    """
+    rows = len(indptr) - 1
+    work = (indptr[1:] - indptr[0]) + 16 * np.arange(1, rows + 1)
+    targets = np.arange(1, n_chunks) * (float(work[-1]) / n_chunks)
+    inner = np.searchsorted(work, targets)
+    return np.unique(np.concatenate(([0], inner, [rows]))).astype(np.int64)
+
+
+def _thread_count(n_threads: int | None, entries: int) -> int:
+    if entries < _PARALLEL_ENTRIES:
+        return 1
+    available = numba.config.NUMBA_NUM_THREADS
+    return numba.get_num_threads() if n_threads is None else min(n_threads, available)
+
+
+@contextlib.contextmanager
+def _threads(count: int) -> Iterator[None]:
+    """Run parallel kernels with ``count`` threads, chunks of rows handed out one by one."""
+    before = numba.get_num_threads()
+    numba.set_num_threads(count)
+    try:
+        with numba.parallel_chunksize(1):
+            yield
+    finally:
+        numba.set_num_threads(before)
+
+
+def _run(serial, parallel, indptr, arguments, width, dtype, n_threads, work):
+    """Call the serial or the parallel version of a kernel on all rows."""
+    rows = len(indptr) - 1
+    threads = _thread_count(n_threads, int(indptr[-1]))
+    if work is None or len(work) < threads:
+        size = max(CHUNK, width) * width + 2 * width * width + 64 + _VECTORS * width
+        line = 128 // np.dtype(dtype).itemsize
+        work = aligned_zeros((threads, -(-size // line) * line), dtype)
+    if threads == 1:
+        return serial(0, rows, indptr, *arguments, work[0])
+    with _threads(threads):
+        return parallel(
+            row_chunks(indptr, _CHUNKS_PER_THREAD * threads), indptr, *arguments, work
+        )
+
+
+def _per_row(value, rows, dtype):
+    """Return a ridge as an array of one value per row."""
+    if np.ndim(value) == 0:
+        return np.full(rows, value, dtype=dtype)
+    return np.ascontiguousarray(value, dtype=dtype)
+
+
+def _optional(array, dtype, ndim=1):
+    return np.empty((0,) * ndim, dtype=dtype) if array is None else array
+
+
+def solve_rows(
+    indptr: np.ndarray,
+    indices: np.ndarray,
+    values: np.ndarray,
+    F: np.ndarray,
+    X: np.ndarray,
+    *,
+    rank: int,
+    ridge: float | np.ndarray,
+    bias: bool = False,
+    ridge_bias: float | np.ndarray = 0.0,
+    weights: np.ndarray | None = None,
+    base_gram: np.ndarray | None = None,
+    base_rhs: np.ndarray | None = None,
+    dual: int | None = None,
+    n_threads: int | None = 1,
+    work: np.ndarray | None = None,
+) -> SolveReport:
+    """Replace ``X`` by the exact solution of every row's regression on the fixed factor ``F``.
+
+    Row ``i`` minimises ``Σ_e w_e (values_e - b_e - c_i - f_e·x_i)² + ridge_i |x_i|² +
+    ridge_bias_i c_i²`` over its entries ``e``, where ``f_e, b_e`` are the factor and the bias in row
+    ``indices[e]`` of ``F`` (biases only when ``bias``).
+
+    Parameters
+    ----------
+    indptr, indices, values : ndarray
+        Compressed rows, see the module. The offset has been taken off ``values``.
+    F : ndarray of shape (n_fixed, width)
+        Fixed factor, padded.
+    X : ndarray of shape (rows, width)
+        Overwritten. Rows without data become exactly zero.
+    rank : int
+        Number of factor columns.
+    ridge, ridge_bias : float or ndarray of shape (rows,)
+        Ridge of every row, non-negative; :func:`row_ridge` gives the count-scaled one.
+    bias : bool, default=False
+        Whether column ``rank`` holds biases.
+    weights : ndarray of shape (N,), optional
+        Observation weights, non-negative.
+    base_gram : ndarray of shape (width, width), optional
+        Added to the Gram matrix of every row (upper triangle read), for instance
+        ``weight·Pᵀ P`` of the factor of an implicit-feature matrix.
+    base_rhs : ndarray of shape (rows, width), optional
+        Added to the right-hand sides; given exactly when ``base_gram`` is.
+    dual : int, optional
+        Rows with fewer entries than this use the dual form; default about ``0.7·rank``, 0 never.
+    n_threads : int or None, default=1
+        ``None``: numba's current number of threads. Small problems use one.
+    work : ndarray, optional
+        From :func:`row_workspace`, to save the allocation.
+
+    Returns
+    -------
+    SolveReport
+        Numbers of empty, least-norm and repaired rows.
+
+    Notes
+    -----
+    A row whose factorisation fails is solved again in float64 by an eigendecomposition, with the
+    least norm. Cost: ``N·k·(k+1) + rows·k³/3`` flops.
+    """
+    dtype = F.dtype
+    rows = len(indptr) - 1
+    unknowns = rank + int(bias)
+    ridge = _per_row(ridge, rows, dtype)
+    ridge_bias = _per_row(ridge_bias, rows if bias else 0, dtype)
+    status = np.empty(rows, dtype=np.int8)
+    limit = int(_DUAL_BELOW * unknowns) if dual is None else min(dual, unknowns)
+    gram_ = _optional(base_gram, dtype, 2)
+    rhs = _optional(base_rhs, dtype, 2)
+    weights_ = _optional(weights, dtype)
+    arguments = (
+        indices, values, weights_, F, X, ridge, ridge_bias, rank, bias, gram_, rhs, limit, status,
+    )  # fmt: skip
+    _run(half_exact, half_exact_par, indptr, arguments, F.shape[1], dtype, n_threads, work)
+    failed = np.flatnonzero(status == UNDETERMINED)
+    for i in failed:
+        entries = slice(indptr[i], indptr[i + 1])
+        X[i, :unknowns] = _least_norm_row(
+            F[indices[entries], :unknowns].astype(np.float64),
+            values[entries].astype(np.float64),
+            None if weights is None else weights[entries],
+            float(ridge[i]),
+            float(ridge_bias[i]) if bias else None,
+            None if base_gram is None else base_gram[:unknowns, :unknowns],
+            None if base_rhs is None else base_rhs[i, :unknowns],
+        )
+    return SolveReport(
+        int(np.count_nonzero(status == EMPTY)),
+        int(np.count_nonzero(status == MINIMUM_NORM)),
+        len(failed),
+        0,
+    )
+
+
+def _least_norm_row(A, b, weights, ridge, ridge_bias, base_gram, base_rhs):
+    """Solve one row in float64 by an eigendecomposition, with the least norm."""
+    penalty = np.full(A.shape[1], ridge)
+    if ridge_bias is not None:
+        b = b - A[:, -1]
+        A[:, -1] = 1.0
+        penalty[-1] = ridge_bias
+    if weights is not None:
+        root = np.sqrt(weights.astype(np.float64))
+        A, b = A * root[:, None], b * root
+    if base_gram is None:
+        stacked = np.vstack([A, np.diag(np.sqrt(penalty))])
+        return np.linalg.lstsq(stacked, np.concatenate([b, np.zeros(len(penalty))]))[0]
+    upper = np.triu(base_gram.astype(np.float64))
+    H = A.T @ A + np.diag(penalty) + upper + np.triu(upper, 1).T
+    g = A.T @ b + base_rhs
+    eigenvalues, Q = np.linalg.eigh(H)
+    keep = eigenvalues > len(g) * np.finfo(np.float64).eps * max(eigenvalues[-1], 0.0)
+    return Q[:, keep] @ ((Q[:, keep].T @ g) / eigenvalues[keep])
+
+
+def solve_rows_cg(
+    indptr: np.ndarray,
+    indices: np.ndarray,
+    values: np.ndarray,
+    F: np.ndarray,
+    X: np.ndarray,
+    *,
+    rank: int,
+    ridge: float | np.ndarray,
+    scale: np.ndarray,
+    bias: bool = False,
+    ridge_bias: float | np.ndarray = 0.0,
+    weights: np.ndarray | None = None,
+    n_steps: int = 3,
+    rtol: float = 0.0,
+    n_threads: int | None = 1,
+    work: np.ndarray | None = None,
+) -> SolveReport:
+    """Improve every row of ``X`` by conjugate-gradient steps from its present value.
+
+    Parameters
+    ----------
+    indptr, indices, values, F, X, rank, ridge, bias, ridge_bias, weights, n_threads, work
+        As in :func:`solve_rows`.
+    scale : ndarray of shape (width,)
+        Mean squares of the columns of ``F``, from :func:`rotate_factors`.
+    n_steps : int, default=3
+        Largest number of steps of a row.
+    rtol : float, default=0.0
+        A row stops earlier when its preconditioned residual norm fell below this fraction.
+
+    Returns
+    -------
+    SolveReport
+        ``n_steps`` is the number of steps of all rows together.
+
+    Notes
+    -----
+    Cost: ``4·(n_steps + 1)·N·k`` flops. The objective of a row never increases.
+    """
+    dtype = F.dtype
+    rows = len(indptr) - 1
+    arguments = (
+        indices, values, _optional(weights, dtype), F, X, _per_row(ridge, rows, dtype),
+        _per_row(ridge_bias, rows if bias else 0, dtype), rank, bias, scale, n_steps,
+        dtype.type(rtol),
+    )  # fmt: skip
+    steps = _run(half_cg, half_cg_par, indptr, arguments, F.shape[1], dtype, n_threads, work)
+    return SolveReport(int(np.count_nonzero(np.diff(indptr) == 0)), 0, 0, int(steps))
+
+
+def rotate_factors(F: np.ndarray, X: np.ndarray, rank: int) -> np.ndarray:
+    """Rotate both factors in place so that the columns of ``F`` are orthogonal.
+
+    The product ``X Fᵀ`` and the norms of all rows stay; biases are not touched.
+
+    Returns
+    -------
+    ndarray of shape (width,)
+        Mean squares of the columns of the rotated ``F``: ``scale`` of :func:`solve_rows_cg`.
+
+    Notes
+    -----
+    Cost: ``(3·rows(F) + 2·rows(X))·k² + O(k³)`` flops in BLAS and LAPACK.
+    """
+    gram_ = (F[:, :rank].T @ F[:, :rank]).astype(np.float64)
+    eigenvalues, W = np.linalg.eigh(gram_)
+    W = W.astype(F.dtype)
+    F[:, :rank] = F[:, :rank] @ W
+    X[:, :rank] = X[:, :rank] @ W
+    scale = np.zeros(F.shape[1], dtype=F.dtype)
+    scale[:rank] = np.maximum(eigenvalues, 0.0) / max(len(F), 1)
+    return scale
+
+
+def residuals(
+    indptr: np.ndarray,
+    indices: np.ndarray,
+    values: np.ndarray,
+    F: np.ndarray,
+    X: np.ndarray,
+    *,
+    rank: int,
+    bias: bool = False,
+    weights: np.ndarray | None = None,
+    out: np.ndarray | None = None,
+    n_threads: int | None = 1,
+    work: np.ndarray | None = None,
+) -> tuple[np.ndarray, float]:
+    """Return ``values - prediction`` on the observed entries and its (weighted) squared sum.
+
+    Parameters
+    ----------
+    indptr, indices, values, F, X, rank, bias, weights, n_threads, work
+        As in :func:`solve_rows`.
+    out : ndarray of shape (N,), optional
+        Receives the residual.
+
+    Returns
+    -------
+    residual : ndarray of shape (N,)
+        In the order of ``values``.
+    squared_sum : float
+        ``Σ w·residual²`` in float64, in an order that does not depend on the threads.
+
+    Notes
+    -----
+    Cost: ``2·N·k`` flops.
+    """
+    dtype = F.dtype
+    out = np.empty(len(values), dtype=dtype) if out is None else out
+    squares = np.empty(len(indptr) - 1)
+    arguments = (indices, values, _optional(weights, dtype), F, X, rank, bias, out, squares)
+    _run(half_residual, half_residual_par, indptr, arguments, F.shape[1], dtype, n_threads, work)
+    return out, float(squares.sum())
+
+
+def factor_gradient(
+    indptr: np.ndarray,
+    indices: np.ndarray,
+    residual: np.ndarray,
+    F: np.ndarray,
+    X: np.ndarray,
+    *,
+    rank: int,
+    ridge: float | np.ndarray,
+    bias: bool = False,
+    ridge_bias: float | np.ndarray = 0.0,
+    weights: np.ndarray | None = None,
+    perm: np.ndarray | None = None,
+    n_threads: int | None = 1,
+    work: np.ndarray | None = None,
+) -> np.ndarray:
+    """Return the gradient of ``Σ w·residual² + ridge·|X|²`` with respect to ``X``.
+
+    Parameters
+    ----------
+    indptr, indices, F, X, rank, ridge, bias, ridge_bias, weights, n_threads, work
+        As in :func:`solve_rows`.
+    residual : ndarray of shape (N,)
+        From :func:`residuals`, in the order of ``indices``, or of the other side with ``perm``.
+    perm : ndarray of shape (N,), optional
+        Position of every entry in ``residual``: reads the row-order residual in column order.
+
+    Returns
+    -------
+    ndarray of shape (rows, width)
+        Padded like ``X``.
+
+    Notes
+    -----
+    Cost: ``2·N·k`` flops.
+    """
+    dtype = F.dtype
+    rows = len(indptr) - 1
+    out = np.empty_like(X)
+    arguments = (
+        indices, residual, np.empty(0, dtype=np.int64) if perm is None else perm,
+        _optional(weights, dtype), F, X, _per_row(ridge, rows, dtype),
+        _per_row(ridge_bias, rows if bias else 0, dtype), rank, bias, out,
+    )  # fmt: skip
+    _run(half_gradient, half_gradient_par, indptr, arguments, F.shape[1], dtype, n_threads, work)
+    return out
+
+
+def predict_pairs(
+    rows: np.ndarray, columns: np.ndarray, U: np.ndarray, V: np.ndarray, *, rank: int, bias: bool
+) -> np.ndarray:
+    """Return ``u_i·v_j`` (plus both biases) for pairs of indices, offset not included.
+
+    Notes
+    -----
+    Cost: ``2·N·k`` flops, memory for the result only.
+    """
+    out = np.empty(len(rows), dtype=U.dtype)
+    pair_products(rows, columns, U, V, rank, bias, aligned_zeros(U.shape[1], U.dtype), out)
+    return out
