@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -12,6 +13,7 @@ import numpy as np
 import scipy.sparse as sp
 
 from lowrank_opt.core.errors import (
+    EfficiencyWarning,
     ParameterError,
     ProblemError,
     ProblemTypeError,
@@ -28,8 +30,10 @@ if TYPE_CHECKING:
 
 __all__ = ["Observations"]
 
-# Entries read at a time: conversions of the input then cost a few megabytes, whatever its size.
-_CHUNK = 1 << 20
+# Entries read at a time: conversions of the input then cost some megabytes, whatever its size.
+_CHUNK = 1 << 17
+# Copies above this many bytes are worth a warning.
+_LARGE = 100_000_000
 _DUPLICATES = {"sum": 0, "mean": 1, "last": 2}
 
 
@@ -635,6 +639,14 @@ def _check_chunks(
 
 def _to_coo(X: Any) -> Any:
     """COO with every stored entry, zeros on stored diagonals included."""
+    size = X.nnz * (8 + X.dtype.itemsize)
+    if size > _LARGE:
+        warnings.warn(
+            f"X has sparse format {X.format!r} and is copied to COO ({size / 1e6:.0f} MB); give "
+            "CSR, CSC or COO to avoid it",
+            EfficiencyWarning,
+            stacklevel=4,
+        )
     if X.format != "dia":
         return X.tocoo()
     # SciPy drops zeros when it converts diagonals: take the pattern from ones.

@@ -10,18 +10,26 @@ import sys
 import warnings
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import scipy.sparse as sp
 
 from lowrank_opt.core.errors import (
     AccuracyWarning,
     ParameterError,
     ProblemError,
 )
-from lowrank_opt.core.problem import Certificate, Problem
+from lowrank_opt.core.problem import Problem
 from lowrank_opt.recovery import kernels_observations as kernels
+from lowrank_opt.recovery.certificates import (
+    CHUNK,
+    LOSSES,
+    Side,
+    certify_gap,
+    certify_samples,
+    certify_stationary,
+    or_empty,
+)
 from lowrank_opt.recovery.lowrank import LowRankMatrix, LowRankSamples
 from lowrank_opt.recovery.observations import Observations
 
@@ -30,16 +38,9 @@ if TYPE_CHECKING:
 
     from numpy.typing import ArrayLike, NDArray
 
-__all__ = ["MatrixCompletion", "SpectralNormBounds", "spectral_norm_bounds"]
+    from lowrank_opt.core.problem import Certificate
 
-_LOSSES = {"squared": 0, "huber": 1, "l1": 2}
-# Numbers held at once by an oracle, beside its answer: 8 MB.
-_CHUNK = 1 << 20
-# Sides up to which the spectral norm is bounded by a dense Gram matrix (32 MB).
-_GRAM_SIDE = 2000
-_EPS = float(np.finfo(np.float64).eps)
-# Pairwise sums of up to 2**60 terms lose at most this much relative to the sum of sizes.
-_SUM_ERROR = 128 * _EPS
+__all__ = ["MatrixCompletion"]
 
 
 def _warn(message: str) -> None:
@@ -58,16 +59,6 @@ def _non_negative(value: Any, name: str) -> float:
     if not (math.isfinite(value) and value >= 0):
         raise ParameterError(f"{name}={value!r}; expected a finite number, at least 0")
     return float(value)
-
-
-def _or_empty(array: NDArray[Any] | None) -> NDArray[Any]:
-    return np.empty(0) if array is None else array
-
-
-class _Sums(NamedTuple):
-    loss: float
-    weighted_square: float
-    square: float
 
 
 @dataclass(frozen=True, eq=False)
@@ -190,7 +181,7 @@ class MatrixCompletion(Problem):
             )
         reg = _non_negative(self.reg, "reg")
         reg_bias = reg if self.reg_bias is None else _non_negative(self.reg_bias, "reg_bias")
-        for name, allowed in (("loss", tuple(_LOSSES)), ("penalty", ("ridge", "nuclear"))):
+        for name, allowed in (("loss", tuple(LOSSES)), ("penalty", ("ridge", "nuclear"))):
             value = getattr(self, name)
             if value not in allowed:
                 raise ParameterError(
@@ -208,6 +199,11 @@ class MatrixCompletion(Problem):
             raise ParameterError(f"loss_scale={self.loss_scale!r}; expected 'auto' or more than 0")
         if self.penalty == "nuclear":
             self._check_nuclear(reg)
+        if self.nonnegative and self.loss == "l1":
+            raise ParameterError(
+                "nonnegative=True with loss='l1', for which there is no certificate; take "
+                "loss='huber' with a small loss_scale"
+            )
         for name, value in (
             ("rank", rank),
             ("reg", reg),
@@ -557,8 +553,9 @@ class MatrixCompletion(Problem):
 
         Parameters
         ----------
-        x : LowRankMatrix or tuple of arrays (U, V)
-            The point. The constraint of `nonnegative` is not part of the value.
+        x : LowRankMatrix, tuple of arrays (U, V), or LowRankSamples
+            The point. The constraint of `nonnegative` is not part of the value. For draws of a
+            sampler: the weighted sum of squares of the posterior mean, without ridge.
 
         Returns
         -------
@@ -566,18 +563,21 @@ class MatrixCompletion(Problem):
 
         Notes
         -----
-        Cost: ``2·N·k`` flops; memory 8 MB.
+        Cost: ``2·N·k`` flops; memory some megabytes.
         """
+        if isinstance(x, LowRankSamples):
+            return certify_samples(self, x).objective
         x = self.point(x)
         if self.penalty == "nuclear":
             return 0.5 * self._loss(x) + self.reg * float(x.singular_values().sum())
-        return self._loss(x) + self._ridge(x)
+        return self._loss(x) + self.ridge(x)
 
     def residual(self, x: Any) -> NDArray[np.float64]:
         """``M - X`` on the observed entries, by rows; ndarray of shape (N,), float64."""
+        x = self.point(x)
         out = np.empty(self.observations.nnz)
-        for part, e in self._residuals(self.point(x)):
-            out[part] = e
+        for start, stop, part in self.row_blocks():
+            out[part] = self.block_residual(x, start, stop)
         return out
 
     def gradient(self, x: Any) -> LowRankMatrix:
@@ -604,12 +604,12 @@ class MatrixCompletion(Problem):
         factor = 1.0 if self.penalty == "nuclear" else 2.0
         parts: list[NDArray[Any]] = []
         biases: list[NDArray[Any] | None] = []
-        for side in self._sides(x):
+        for side in self.sides(x):
             G = np.empty((side.x.shape[0], x.rank))
             g = np.empty(side.x.shape[0])
-            for start, stop, block, bias, _ in side.half_gradients():
-                G[start:stop] = factor * block
-                g[start:stop] = factor * bias
+            for part, block, bias, _ in side.half_gradients():
+                G[part] = factor * block
+                g[part] = factor * bias
             parts.append(G)
             biases.append(g if self.biases else None)
         return LowRankMatrix(*parts, 0.0, *biases)
@@ -650,6 +650,11 @@ class MatrixCompletion(Problem):
         With `nonnegative`, :math:`H` is replaced by its diagonal D, and g by
         :math:`D (x - \max(x - D^{-1} g, 0))`, so that a negative factor counts as well.
 
+        *l1 loss*: an entry with ``|M - X|`` at most ``1e-6`` (8 eps in float32) of the mean size
+        of ``M - offset`` counts as fitted exactly, and its sign may be any number in [-1, 1]:
+        g is the best over these, found by at most 200 accelerated projected-gradient steps (an
+        upper bound on the distance to the sub-differential).
+
         *Nuclear form*: relative duality gap. With :math:`R = w \circ (M - \mu - X)` on the
         observed entries, :math:`Y = sR` with the best :math:`0 \le s \le reg / \|R\|_2` is
         feasible for the dual, and ``gap = objective - (<Y, M - mu> - 1/2 sum Y^2 / w)``. The
@@ -662,14 +667,15 @@ class MatrixCompletion(Problem):
         means of the first and the second half of the draws, as root mean square over the observed
         entries, relative to that of ``M - offset``.
 
-        Cost: ``8·N·k + 4·(m + n)·k²`` flops; memory 8 MB, in nuclear form 16 bytes an entry.
+        Cost: ``8·N·k + 4·(m + n)·k²`` flops; memory some megabytes, in nuclear form 16 bytes
+        an entry, with the l1 loss 80 bytes an entry and up to 200 times the flops.
         """
         if isinstance(x, LowRankSamples):
-            return self._certify_samples(x)
+            return certify_samples(self, x)
         x = self.point(x)
         if self.penalty == "nuclear":
-            return self._certify_gap(x)
-        return self._certify_stationary(x)
+            return certify_gap(self, x)
+        return certify_stationary(self, x)
 
     def fingerprint(self) -> Mapping[str, Any]:
         """Shape, type, parameters and a hash over a sample of the data, as JSON values."""
@@ -698,36 +704,38 @@ class MatrixCompletion(Problem):
 
     # -- pieces ---------------------------------------------------------------------------------
 
-    def _sides(self, x: LowRankMatrix) -> tuple[_Side, _Side]:
-        obs = self.observations
+    def sides(self, x: LowRankMatrix) -> tuple[Side, Side]:
+        """The rows, and the columns, as seen by the certificate."""
         return (
-            _Side(self, obs, x, self.row_ridge, self.row_bias_ridge),
-            _Side(self, obs.T, x.T, self.col_ridge, self.col_bias_ridge),
+            Side(self, self.observations, x, self.row_ridge, self.row_bias_ridge),
+            Side(self, self.observations.T, x.T, self.col_ridge, self.col_bias_ridge),
         )
 
-    def _residuals(self, x: LowRankMatrix) -> Iterator[tuple[slice, NDArray[np.float64]]]:
-        """Residuals of consecutive whole rows, about `_CHUNK` entries at a time."""
-        obs = self.observations
-        V = np.ascontiguousarray(x.V)
-        row_bias, col_bias = _or_empty(x.row_bias), _or_empty(x.col_bias)
-        start = 0
-        while start < obs.shape[0]:
-            stop = int(np.searchsorted(obs.indptr, obs.indptr[start] + _CHUNK, side="right")) - 1
-            stop = min(max(stop, start + 1), obs.shape[0])
-            indptr = obs.indptr[start : stop + 1]
-            e = np.empty(int(indptr[-1] - indptr[0]))
-            kernels.residuals(
-                *(indptr, obs.indices, obs.values),
-                *(np.ascontiguousarray(x.U[start:stop]), V),
-                *(row_bias[start:stop], col_bias, x.offset, e),
-            )
-            yield slice(int(indptr[0]), int(indptr[-1])), e
+    def row_blocks(self) -> Iterator[tuple[int, int, slice]]:
+        """Consecutive blocks of whole rows with their entries, about a megabyte each."""
+        indptr, start = self.observations.indptr, 0
+        while start < self.shape[0]:
+            stop = int(np.searchsorted(indptr, indptr[start] + CHUNK, side="right")) - 1
+            stop = min(max(stop, start + 1), self.shape[0])
+            yield start, stop, slice(int(indptr[start]), int(indptr[stop]))
             start = stop
+
+    def block_residual(self, x: LowRankMatrix, start: int, stop: int) -> NDArray[np.float64]:
+        """``M - X`` on the observed entries of rows ``start:stop``."""
+        obs = self.observations
+        indptr = obs.indptr[start : stop + 1]
+        e = np.empty(int(indptr[-1] - indptr[0]))
+        kernels.residuals(
+            *(indptr, obs.indices, obs.values),
+            *(np.ascontiguousarray(x.U[start:stop]), np.ascontiguousarray(x.V)),
+            *(or_empty(x.row_bias)[start:stop], or_empty(x.col_bias), x.offset, e),
+        )
+        return e
 
     def _loss(self, x: LowRankMatrix) -> float:
         total = 0.0
-        for part, e in self._residuals(x):
-            size = np.abs(e)
+        for start, stop, part in self.row_blocks():
+            size = np.abs(self.block_residual(x, start, stop))
             if self.loss == "squared":
                 value = size * size
             elif self.loss == "huber":
@@ -740,7 +748,7 @@ class MatrixCompletion(Problem):
             total += float(value.sum())
         return total
 
-    def _ridge(self, x: LowRankMatrix) -> float:
+    def ridge(self, x: LowRankMatrix) -> float:
         total = 0.0
         for factor, ridge in ((x.U, self.row_ridge), (x.V, self.col_ridge)):
             total += float(ridge @ np.einsum("ik,ik->i", factor, factor, dtype=np.float64))
@@ -749,263 +757,17 @@ class MatrixCompletion(Problem):
                 total += float(ridge @ np.square(bias, dtype=np.float64))
         return total
 
-    def _details(self, x: LowRankMatrix, weighted_square: float) -> dict[str, float]:
-        values = x.singular_values()
-        tiny = float(np.finfo(x.dtype).eps) * max(self.shape)
-        rank = int(np.count_nonzero(values > tiny * values[0])) if values.size else 0
-        return {
-            "relative_residual": math.sqrt(weighted_square / self._data_square)
-            if self._data_square
-            else math.sqrt(weighted_square),
-            "rmse": math.sqrt(weighted_square / self.observations.total_weight),
-            "numerical_rank": float(rank),
-        }
-
     @cached_property
-    def _data_square(self) -> float:
+    def data_square(self) -> float:
         """Weighted sum of squares of ``M - offset``."""
         obs, total = self.observations, 0.0
-        for a in range(0, obs.nnz, _CHUNK):
-            y = obs.values[a : a + _CHUNK].astype(np.float64) - self.offset
+        for a in range(0, obs.nnz, CHUNK):
+            y = obs.values[a : a + CHUNK].astype(np.float64) - self.offset
             y *= y
             if obs.weights is not None:
-                y *= obs.weights[a : a + _CHUNK]
+                y *= obs.weights[a : a + CHUNK]
             total += float(y.sum())
         return total
-
-    def _certify_stationary(self, x: LowRankMatrix) -> Certificate:
-        total = 0.0
-        details: dict[str, float] = {}
-        for name, side in zip(("rows", "cols"), self._sides(x), strict=True):
-            scaled, norm, sums = side.stationarity()
-            total += scaled
-            details[f"gradient_norm_{name}"] = norm
-        residual = math.sqrt(total / self.loss_at_zero) if self.loss_at_zero else math.sqrt(total)
-        if self.nonnegative:
-            details["infeasibility"] = max(0.0, *(-float(F.min(initial=0.0)) for F in (x.U, x.V)))
-        return Certificate(
-            residual=residual,
-            kind="scaled first-order residual",
-            objective=sums.loss + self._ridge(x),
-            details={**self._details(x, sums.weighted_square), **details},
-        )
-
-    def _certify_gap(self, x: LowRankMatrix) -> Certificate:
-        obs = self.observations
-        R = self.residual(x)
-        product = size = square = 0.0
-        for a in range(0, obs.nnz, _CHUNK):
-            part = slice(a, a + _CHUNK)
-            e = R[part]
-            w = 1.0 if obs.weights is None else obs.weights[part].astype(np.float64)
-            y = obs.values[part].astype(np.float64) - self.offset
-            square += float((w * e * e).sum())
-            e *= w
-            product += float((e * y).sum())
-            size += float(np.abs(e * y).sum())
-        values = x.singular_values()
-        primal = 0.5 * square + self.reg * float(values.sum())
-        matrix = sp.csr_array((R, obs.indices, obs.indptr), shape=obs.shape)
-        norm = spectral_norm_bounds(matrix)
-        # 4 eps: the division and the product that form Y, so that |Y|_2 <= reg holds exactly.
-        limit = self.reg / norm.upper * (1.0 - 4 * _EPS) if norm.upper else math.inf
-        s = min(max(product / square, 0.0), limit) if square else 0.0
-        dual = s * product - 0.5 * s * s * square
-        dual -= _SUM_ERROR * (s * size + 0.5 * s * s * square)
-        gap = max(primal * (1.0 + _SUM_ERROR) - dual, 0.0)
-        relative = gap / primal if primal else 0.0
-        details = self._details(x, square) | {
-            "dual_objective": dual,
-            "gap_estimate": gap,
-            "spectral_norm": norm.lower,
-            "spectral_norm_bound": norm.upper,
-        }
-        return Certificate(
-            residual=relative,
-            kind="relative duality gap" + ("" if norm.proved else " (estimated)"),
-            objective=primal,
-            gap=gap if norm.proved else None,
-            details=details,
-        )
-
-    def _certify_samples(self, x: LowRankSamples) -> Certificate:
-        if x.shape != self.shape:
-            raise ProblemError(f"x has shape {x.shape}; expected {self.shape}")
-        half = x.n_samples // 2
-        weights = self.observations.weights
-        square = difference = loss = 0.0
-        streams = [self._residuals(x[s]) for s in range(x.n_samples)]
-        for chunks in zip(*streams, strict=True):
-            part = chunks[0][0]
-            first, second = (
-                np.mean([e for _, e in group], axis=0) if group else chunks[0][1]
-                for group in (chunks[:half], chunks[half:])
-            )
-            mean = (half * first + (x.n_samples - half) * second) / x.n_samples
-            w = np.ones(mean.size) if weights is None else weights[part].astype(np.float64)
-            square += float((w * mean * mean).sum())
-            difference += float((w * np.square(0.5 * (first - second))).sum())
-        loss = square
-        scale = self._data_square or 1.0
-        return Certificate(
-            residual=math.sqrt(difference / scale) if half else math.inf,
-            kind="relative Monte Carlo standard error of the posterior mean",
-            objective=loss,
-            details={
-                "relative_residual": math.sqrt(square / scale),
-                "rmse": math.sqrt(square / self.observations.total_weight),
-                "n_samples": float(x.n_samples),
-                "noise_std": float(np.sqrt(np.mean(1.0 / x.alpha))),
-            },
-        )
-
-
-class _Side:
-    """One side of the alternation: the rows of `x`, seen from the other factor."""
-
-    def __init__(
-        self,
-        problem: MatrixCompletion,
-        obs: Observations,
-        x: LowRankMatrix,
-        ridge: NDArray[np.float64],
-        bias_ridge: NDArray[np.float64],
-    ) -> None:
-        self.problem, self.obs, self.x = problem, obs, x
-        self.ridge, self.bias_ridge = ridge, bias_ridge
-
-    def half_gradients(
-        self,
-    ) -> Iterator[tuple[int, int, NDArray[np.float64], NDArray[np.float64], _Sums]]:
-        """Half the gradient of the objective, some thousands of rows at a time."""
-        obs, x, problem = self.obs, self.x, self.problem
-        own, other = np.ascontiguousarray(x.U), np.ascontiguousarray(x.V)
-        bias = x.row_bias
-        if problem.biases and bias is None:
-            bias = np.zeros(x.shape[0])
-        weights = np.empty(0, obs.dtype) if obs.weights is None else obs.weights
-        step = max(1, _CHUNK // max(x.rank, 1))
-        for start in range(0, x.shape[0], step):
-            stop = min(start + step, x.shape[0])
-            G, g = np.empty((stop - start, x.rank)), np.zeros(stop - start)
-            sums = kernels.half_gradient(
-                *(obs.indptr, obs.indices, obs.values, weights, start, stop, own, other),
-                *(_or_empty(bias), _or_empty(x.col_bias), x.offset),
-                *(_LOSSES[problem.loss], problem.huber_delta, G, g),
-            )
-            G += self.ridge[start:stop, None] * own[start:stop]
-            if bias is not None:
-                g += self.bias_ridge[start:stop] * bias[start:stop]
-            yield start, stop, G, g, _Sums(*sums)
-
-    def stationarity(self) -> tuple[float, float, _Sums]:
-        """Sum of ``g H^-1 g``, norm of the gradient, and the sums of the loss."""
-        problem, x = self.problem, self.x
-        curvature = problem.loss_curvature * self.obs.row_weights
-        gram = _weighted_gram(x.V, self.obs.col_weights)
-        if problem.nonnegative:
-            scales, basis = np.diag(gram), None
-        else:
-            scales, basis = np.linalg.eigh(gram)
-        # Directions in which the other factor vanishes up to rounding: the gradient does too.
-        floor = 4 * _EPS * max(x.rank, 1) * max(float(scales.max(initial=0.0)), 0.0)
-        scales = np.where(scales > floor, scales, 0.0)
-        scaled = norm = 0.0
-        totals = np.zeros(3)
-        for start, stop, G, g, sums in self.half_gradients():
-            norm += float(np.vdot(G, G))
-            H = np.multiply.outer(curvature[start:stop], scales)
-            H += self.ridge[start:stop, None]
-            if basis is None:
-                own = x.U[start:stop].astype(np.float64)
-                step = own - np.maximum(own - _divide(G, H), 0.0)
-                scaled += float((H * step * step).sum())
-                # Where H vanishes so does g; what is left is infeasibility.
-            else:
-                Z = G @ basis
-                scaled += float((_divide(Z, H) * Z).sum())
-            if problem.biases:
-                norm += float(g @ g)
-                H_bias = curvature[start:stop] + self.bias_ridge[start:stop]
-                scaled += float((_divide(g, H_bias) * g).sum())
-            totals += sums
-        return scaled, 2.0 * math.sqrt(norm), _Sums(*totals)
-
-
-def _divide(a: NDArray[np.float64], b: NDArray[np.float64]) -> NDArray[np.float64]:
-    """``a / b``, and 0 where b is 0."""
-    return np.divide(a, b, out=np.zeros_like(a), where=b > 0)
-
-
-def _weighted_gram(F: NDArray[Any], weights: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Weighted mean of ``f f^T`` over the rows f of `F`, in float64."""
-    gram = np.zeros((F.shape[1], F.shape[1]))
-    step = max(1, _CHUNK // max(F.shape[1], 1))
-    for a in range(0, F.shape[0], step):
-        block = F[a : a + step].astype(np.float64)
-        gram += (block * weights[a : a + step, None]).T @ block
-    return gram / weights.sum()
-
-
-class SpectralNormBounds(NamedTuple):
-    """What `spectral_norm_bounds` returns."""
-
-    lower: float
-    upper: float
-    proved: bool
-
-
-def spectral_norm_bounds(R: Any, *, random_state: int = 0) -> SpectralNormBounds:
-    """Bounds on the largest singular value of a sparse matrix.
-
-    Parameters
-    ----------
-    R : scipy.sparse matrix or array of shape (m, n)
-        float64.
-    random_state : int, default=0
-        Seed of the start of the Lanczos iteration (large matrices only).
-
-    Returns
-    -------
-    SpectralNormBounds
-        ``lower``, ``upper``, ``proved``. When the smaller side is at most 2000, or its Gram
-        matrix takes no more memory than the matrix, ``upper`` is a proved bound: the largest
-        eigenvalue of the Gram matrix as computed, plus bounds on the rounding of the products and
-        of the eigenvalue solver (backward stable, ``10 p eps`` times the norm). Otherwise both
-        numbers come from a Lanczos iteration run to ``1e-10``: ``lower`` is a true lower bound up
-        to rounding, ``upper`` adds the residual of the singular pair and is not proved, because
-        no iteration from a random start excludes a larger singular value that it has not met.
-
-    Notes
-    -----
-    Cost: ``N · N / max(m, n) + p³`` flops with p the smaller side, or some dozen products.
-    """
-    R = sp.csr_array(R)
-    if R.nnz == 0:
-        return SpectralNormBounds(0.0, 0.0, True)
-    if R.shape[0] > R.shape[1]:
-        R = R.T.tocsr()
-    p = R.shape[0]
-    if p <= _GRAM_SIDE or 8 * p * p <= R.data.nbytes:
-        gram = np.empty((p, p))
-        step = max(1, (1 << 22) // p)
-        for a in range(0, p, step):
-            gram[a : a + step] = (R[a : a + step] @ R.T).toarray()
-        top = float(np.linalg.eigvalsh(gram)[-1])
-        longest = int(np.diff(R.indptr).max())
-        frobenius = float(np.square(R.data).sum())
-        # |fl(R R') - R R'| <= (longest + 1) eps |R||R|', whose norm is at most |R|_F^2.
-        slack = (longest + 1) * _EPS * frobenius + 10 * p * _EPS * top
-        lower = math.sqrt(max(top - slack, 0.0))
-        return SpectralNormBounds(lower, math.sqrt(top + slack) * (1 + 4 * _EPS), True)
-    from scipy.sparse.linalg import svds
-
-    v0 = np.random.default_rng(random_state).standard_normal(p)
-    left, value, _ = svds(R, k=1, tol=1e-10, v0=v0)
-    theta = float(value[0])
-    u = left[:, 0]
-    error = float(np.linalg.norm(R @ (R.T @ u) - theta**2 * u)) / theta
-    return SpectralNormBounds(theta, (theta + error) * (1 + 1e-9), False)
 
 
 def _factorize(ids: NDArray[Any], name: str) -> tuple[NDArray[Any], NDArray[np.int64]]:
