@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from lowrank_opt.core.errors import MissingDependencyError, UnsupportedBackendError
+from lowrank_opt.core.threads import compile_clock
 
 __all__ = ["Backend", "register_kernels"]
 
@@ -144,10 +145,14 @@ class Backend:
                 f"{family} has no implementation for {self.name} arrays; it works with "
                 f"{', '.join(works) or 'no library yet'}: convert the data first"
             )
-        return importlib.import_module(_KERNELS[family, self.name])
+        module = importlib.import_module(_KERNELS[family, self.name])
+        compile_clock.install()  # the module may be the first to have imported numba
+        return module
 
 
 def _plain_device(name: str, device: str) -> str:
     if name == "array_api_strict":
         return "cpu" if "CPU" in device else device
-    return device.removeprefix("<CUDA Device ").removesuffix(">") if name == "cupy" else device
+    if name == "cupy":
+        return "cuda:" + device.removeprefix("<CUDA Device ").removesuffix(">")
+    return device

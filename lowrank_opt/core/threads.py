@@ -28,15 +28,52 @@ def thread_limit(n_threads: int | None) -> Iterator[None]:
         yield
         return
     import numba
-    import threadpoolctl
 
+    # numba's limit belongs to the calling thread.
     before = numba.get_num_threads()
     numba.set_num_threads(min(n_threads, numba.config.NUMBA_NUM_THREADS))
     try:
-        with threadpoolctl.threadpool_limits(n_threads, user_api="blas"):
+        with _blas_limits.of(n_threads):
             yield
     finally:
         numba.set_num_threads(before)
+
+
+class _BlasLimits:
+    """The BLAS limit belongs to the process, and runs in several threads overlap at will.
+
+    The limit that was set last and is still wanted is in force; the original numbers come back
+    when the last run ends. (Nested blocks of threadpoolctl, left in another order than entered,
+    would restore each other's limits.)
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._wanted: list[tuple[object, int]] = []
+        self._outermost: Any = None
+
+    @contextlib.contextmanager
+    def of(self, n_threads: int) -> Iterator[None]:
+        from threadpoolctl import threadpool_limits
+
+        entry = (object(), n_threads)
+        with self._lock:
+            limits = threadpool_limits(n_threads, user_api="blas")
+            if not self._wanted:
+                self._outermost = limits
+            self._wanted.append(entry)
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._wanted.remove(entry)
+                if self._wanted:
+                    threadpool_limits(self._wanted[-1][1], user_api="blas")
+                else:
+                    self._outermost.restore_original_limits()
+
+
+_blas_limits = _BlasLimits()
 
 
 class _CompileClock:
