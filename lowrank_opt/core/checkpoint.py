@@ -10,6 +10,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from lowrank_opt.core.errors import CheckpointError, ParameterError
 from lowrank_opt.core.serialize import encode, read_npz, write_npz
 
@@ -104,6 +106,7 @@ def _identity(problem: Problem, solver: Solver) -> dict[str, Any]:
     parameters = {}
     for name, value in solver.get_params(deep=False).items():
         if name not in _LIMITS:
+            value = value.item() if isinstance(value, np.generic) else value
             parameters[name] = value if _is_json(value) else _digest(value)
     identity = {
         "solver": type(solver).__name__,

@@ -12,7 +12,7 @@ import enum
 import importlib
 import json
 import os
-import tempfile
+import secrets
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -174,15 +174,15 @@ def write_npz(path: str | os.PathLike[str], header: dict[str, Any], **trees: Any
     body = {name: encode(value, arrays) for name, value in trees.items()}
     text = json.dumps({"format": FORMAT, **header, "body": body})
     members: dict[str, Any] = {_HEADER: np.frombuffer(text.encode(), dtype=np.uint8), **arrays}
-    handle, temporary = tempfile.mkstemp(prefix=path.name, suffix=".tmp", dir=path.parent or ".")
+    temporary = path.with_name(f"{path.name}.{secrets.token_hex(4)}.tmp")
     try:
-        with os.fdopen(handle, "wb") as stream:
+        with temporary.open("xb") as stream:
             np.savez(stream, **members)
             stream.flush()
             os.fsync(stream.fileno())
-        Path(temporary).replace(path)
+        temporary.replace(path)
     except BaseException:
-        Path(temporary).unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
         raise
     return path
 
@@ -196,16 +196,27 @@ def read_npz(path: str | os.PathLike[str]) -> tuple[dict[str, Any], dict[str, An
         If the file is damaged, of another kind, or of a newer format.
     """
     try:
-        with np.load(path, allow_pickle=False) as archive:
+        with Path(path).open("rb") as stream, zipfile.ZipFile(stream):
+            stream.seek(0)
+            archive = np.load(stream, allow_pickle=False)
             members = {name: archive[name] for name in archive.files}
-        header = json.loads(members.pop(_HEADER).tobytes().decode())
-    except FileNotFoundError:
+        header = dict(json.loads(members.pop(_HEADER).tobytes().decode()))
+    except (FileNotFoundError, PermissionError, IsADirectoryError):
         raise
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
-        raise CheckpointError(f"{path} is not a file written by lowrank_opt: {error}") from error
+    except (OSError, ValueError, TypeError, KeyError, EOFError, zipfile.BadZipFile) as error:
+        raise CheckpointError(
+            f"{path} is damaged or was not written by lowrank_opt: {error}"
+        ) from error
     if header.get("format") != FORMAT:
         raise CheckpointError(
             f"{path} has format {header.get('format')}, this version reads format {FORMAT}"
         )
-    body = header.pop("body")
-    return header, {name: decode(tree, members) for name, tree in body.items()}
+    try:
+        body = header.pop("body")
+        return header, {name: decode(tree, members) for name, tree in body.items()}
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        if isinstance(error, CheckpointError):
+            raise
+        raise CheckpointError(
+            f"{path} does not fit this version of lowrank_opt or of the solver: {error!r}"
+        ) from error
