@@ -30,7 +30,8 @@ class History:
     certificate : bool, default=False
         Record ``problem.certificate(x).residual``.
     extra : mapping of str to callable, default=None
-        Further columns; each callable gets ``(problem, x)`` and returns a number.
+        Further columns; each callable gets ``(problem, x)`` and returns a number. Copies and
+        pickles keep the columns but not the callables.
 
     Examples
     --------
@@ -81,6 +82,10 @@ class History:
             row[name] = float(function(problem, point))
         for name, value in row.items():
             self._columns.setdefault(name, []).append(value)
+
+    def __getstate__(self) -> dict[str, Any]:
+        # The user's functions are often lambdas; a result with its history must be picklable.
+        return {**self.__dict__, "extra": {}}
 
     def __len__(self) -> int:
         return len(self._columns["nit"])

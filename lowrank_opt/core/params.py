@@ -246,8 +246,12 @@ class Parameters:
         return self
 
     def validate_params(self) -> None:
-        """Raise :class:`ParameterError` if a parameter is out of its range."""
-        validate_parameters(type(self).__name__, self.get_params(deep=False), self._constraints())
+        """Raise :class:`ParameterError` if a parameter, nested ones included, is out of range."""
+        values = self.get_params(deep=False)
+        validate_parameters(type(self).__name__, values, self._constraints())
+        for value in values.values():
+            if isinstance(value, Parameters):
+                value.validate_params()
 
     def __repr__(self) -> str:
         parts = []

@@ -109,7 +109,7 @@ class Solver(Parameters, abc.ABC):
 
     def point(self, problem: Any, state: State) -> Any:
         """Return the iterate in the problem's natural form, as an object of its own."""
-        return copy.copy(state.x) if isinstance(state.x, np.ndarray) else state.x
+        return copy.deepcopy(state.x)
 
     def answer(self, problem: Any, state: State, status: Status) -> tuple[Any, float]:
         """Return the point to hand out and its residual.
@@ -120,13 +120,13 @@ class Solver(Parameters, abc.ABC):
         keep_last = status is Status.CONVERGED or (self.monotone and status is not Status.DIVERGED)
         if keep_last or state.best is None:
             return self.point(problem, state), state.residual
-        return state.best, state.best_residual
+        return copy.deepcopy(state.best), state.best_residual
 
     def duals(self, problem: Any, state: State) -> Any:
         """Return multipliers or potentials at the state, ``None`` if the method has none."""
         return None
 
-    def inner(self, state: State) -> Any:
+    def inner_results(self, state: State) -> Any:
         """Return statuses and counts of inner solvers, ``None`` if there are none."""
         return None
 
@@ -167,7 +167,8 @@ class Solver(Parameters, abc.ABC):
         problem : Problem
             What to solve; it is not modified.
         x0 : object or None, default=None
-            Warm start, in the form of ``Result.x``.
+            Warm start, in the form of ``Result.x``. Not used when the run goes on from a
+            checkpoint.
         state : State or None, default=None
             State of an earlier run, to go on with the same bits. It is copied.
         callback : callable or None, default=None
@@ -180,7 +181,8 @@ class Solver(Parameters, abc.ABC):
         progress : bool or object, default=False
             Show a bar, or call the object's ``update``; see :mod:`lowrank_opt.core.progress`.
         checkpoint : Checkpoint or None, default=None
-            Where and how often to save the state; it is also saved when the run ends.
+            Where and how often to save the state; it is also saved when the run ends, unless a
+            step was cut short by an error or by a second Ctrl-C: what it left cannot be resumed.
 
         Returns
         -------
@@ -198,7 +200,7 @@ class Solver(Parameters, abc.ABC):
             raise ParameterError(
                 f"{type(self).__name__}.solve: give x0 (warm start) or state (resume), not both"
             )
-        if state is None and checkpoint is not None and checkpoint.resume and x0 is None:
+        if state is None and checkpoint is not None and checkpoint.resume:
             from pathlib import Path
 
             if Path(checkpoint.path).exists():
@@ -217,6 +219,7 @@ class Solver(Parameters, abc.ABC):
         start = time.perf_counter()
         compiled = compile_clock.read()
         cause: Exception | None = None
+        intact = True
         if state is None:
             state = self.init(problem, x0)
             elapsed = time.perf_counter() - start
@@ -240,10 +243,12 @@ class Solver(Parameters, abc.ABC):
                     )  # fmt: skip
                 stop = False
                 if callback is not None:
+                    intermediate = _Intermediate(self, problem, state)
                     try:
-                        callback(_Intermediate(self, problem, state))
+                        callback(intermediate)
                     except StopIteration:
                         stop = True
+                    intermediate.close()
                 if last:
                     break
                 if stop:
@@ -260,7 +265,9 @@ class Solver(Parameters, abc.ABC):
                     checkpoint.save(problem, self, state)
                 before, compiled_before = time.perf_counter(), compile_clock.read()
                 try:
+                    intact = False
                     state = self.step(problem, state, min(stride.n, self.max_iter - state.nit))
+                    intact = True
                     status = self.terminate(problem, state)
                 except (np.linalg.LinAlgError, FloatingPointError, ZeroDivisionError) as error:
                     status, cause = Status.NUMERICAL_ERROR, error
@@ -270,7 +277,9 @@ class Solver(Parameters, abc.ABC):
         except KeyboardInterrupt:
             status = Status.INTERRUPTED
         interrupt.release()
-        if checkpoint is not None:
+        if not intact:
+            state.message = "A step was cut short: the state cannot be resumed"
+        elif checkpoint is not None:
             checkpoint.save(problem, self, state)
         compile_time = compile_clock.read() - compiled
         assert status is not None
@@ -311,7 +320,7 @@ class Solver(Parameters, abc.ABC):
             history=history,
             state=state,
             duals=self.duals(problem, state),
-            inner=self.inner(state),
+            inner=self.inner_results(state),
             solver=repr(self),
             problem=repr(problem),
             citation=self.citation,
@@ -328,7 +337,7 @@ class Solver(Parameters, abc.ABC):
             Status.STALLED: f"Stalled: {where}",
             Status.STOPPED_BY_CALLBACK: f"Stopped by the callback: {where}",
             Status.INTERRUPTED: f"Interrupted: {where}",
-            Status.DIVERGED: f"Diverged; the best finite point is returned: {where}",
+            Status.DIVERGED: f"Diverged: {where}",
             Status.INFEASIBLE: f"The problem is infeasible: {where}",
             Status.UNBOUNDED: f"The problem is unbounded: {where}",
             Status.NUMERICAL_ERROR: f"Numerical failure ({cause}): {where}",
@@ -357,7 +366,10 @@ class Solver(Parameters, abc.ABC):
 
 
 class _Intermediate(Result):
-    """The callback's argument; `x`, `fun` and `state` are made when they are first asked for."""
+    """The callback's argument; `x`, `fun` and `state` are made when they are first asked for.
+
+    After the callback has returned, what was not asked for cannot be had: the solver has gone on.
+    """
 
     def __init__(self, solver: Solver, problem: Any, state: State) -> None:
         dict.__init__(
@@ -366,7 +378,10 @@ class _Intermediate(Result):
         object.__setattr__(self, "_source", (solver, problem, state))
 
     def __missing__(self, key: str) -> Any:
-        solver, problem, state = object.__getattribute__(self, "_source")
+        source = object.__getattribute__(self, "_source")
+        if source is None:
+            raise KeyError(f"{key}: ask for it inside the callback; the solver has gone on since")
+        solver, problem, state = source
         if key == "x":
             value = copy.deepcopy(solver.point(problem, state))
         elif key == "fun":
@@ -381,6 +396,15 @@ class _Intermediate(Result):
             raise KeyError(key)
         self[key] = value
         return value
+
+    def close(self) -> None:
+        """Forget where to get what was not asked for."""
+        object.__setattr__(self, "_source", None)
+
+    def __reduce__(self) -> Any:
+        if object.__getattribute__(self, "_source") is not None:
+            _ = self["fun"], self["state"], self["counts"]
+        return Result, (), None, None, iter(dict(self).items())
 
     def __repr__(self) -> str:
         return f"<iteration {self['nit']}: residual {self['residual']:.3e}>"
