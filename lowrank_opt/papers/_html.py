@@ -57,7 +57,7 @@ td.ours { font-weight: 650; }
 .gauge { display: block; margin: .25rem 0 0 auto; }
 figure { margin: 1.4rem 0 .5rem; }
 .images { display: grid; gap: .8rem;
-  grid-template-columns: repeat(auto-fit, minmax(min(15rem, 100%), 1fr)); }
+  grid-template-columns: repeat(auto-fit, minmax(min(14rem, 45%), 1fr)); }
 .images.one { display: block; }
 .images img { width: 100%; height: auto; display: block; border-radius: 6px; }
 .images.one img { max-width: 46rem; }
@@ -103,10 +103,7 @@ def render(report: r.Report) -> str:
         report.created,
         f"commit {report.commit}" if report.commit else "",
     ]
-    machine = [
-        str(report.environment.get("system", {}).get("processor", "")),
-        _threads(report),
-    ]
+    machine = [str(report.environment.get("system", {}).get("processor", "")), _threads(report)]
     parts = [
         "<!doctype html>",
         '<html lang="en"><head><meta charset="utf-8">',
@@ -281,7 +278,7 @@ def _section_badge(section: r.Section) -> str:
 
 def _threads(report: r.Report) -> str:
     threads = report.environment.get("threads", {})
-    return ", ".join(f"{value} {name}" for name, value in threads.items())
+    return ", ".join(f"{name} {value}" for name, value in threads.items())
 
 
 def _join(parts: Iterable[str]) -> str:

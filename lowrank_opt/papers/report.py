@@ -34,6 +34,14 @@ VERDICTS = {
 }
 
 
+# Text, grid and line colours of figures on light and on dark pages. The lines have Okabe and Ito's
+# hues, which the colour-blind can tell apart, without black and without yellow on white.
+_PAGES = (
+    ("#1f2328", "#d8dee4", ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00")),
+    ("#e6edf3", "#343b44", ("#56b4e9", "#e69f00", "#2bbf92", "#e59ac6", "#f0e442", "#ff8a4c")),
+)
+
+
 @dataclass
 class Row:
     """One number: ours, beside the paper's and a peer's, and the band that it must lie in.
@@ -281,7 +289,7 @@ class Report:
         if counts["not reproduced"]:
             parts.append(f"{counts['not reproduced']} not reproduced")
         if counts["failed"]:
-            parts.append(f"{counts['failed']} experiments FAILED")
+            parts.append(f"{counts['failed']} FAILED to run")
         return ", ".join(parts)
 
     def to_json(self) -> str:
@@ -422,8 +430,8 @@ def draw(
     Parameters
     ----------
     plot : callable
-        Called with an empty ``matplotlib.figure.Figure``, once for each background; draws into
-        ``figure.subplots()``.
+        Called with an empty ``matplotlib.figure.Figure``; draws into ``figure.subplots()``. It is
+        called once for each background, so it must not draw random numbers.
     caption : str
         Text below the figure.
     size : tuple of two floats, default=(7, 3.4)
@@ -442,7 +450,7 @@ def draw(
     from matplotlib.figure import Figure as MatplotlibFigure
 
     files = []
-    for text, grid in (("#1f2328", "#d8dee4"), ("#e6edf3", "#343b44")):
+    for text, grid, colors in _PAGES:
         style = {
             "font.size": 10,
             "text.color": text,
@@ -453,10 +461,7 @@ def draw(
             "axes.axisbelow": True,
             "axes.spines.top": False,
             "axes.spines.right": False,
-            # Okabe and Ito's palette, without black: readable for the colour-blind, on both pages
-            "axes.prop_cycle": matplotlib.cycler(
-                color=["#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00"]
-            ),
+            "axes.prop_cycle": matplotlib.cycler(color=colors),
             "grid.color": grid,
             "xtick.color": text,
             "ytick.color": text,
