@@ -1,0 +1,553 @@
+"""Alternating minimisation."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from numbers import Integral, Real
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
+
+import numpy as np
+
+from lowrank_opt.core.errors import UnsupportedProblemError
+from lowrank_opt.core.params import Interval, StrOptions, make_rng
+from lowrank_opt.core.protocols import HasCertificate, HasObjective, HasObservations
+from lowrank_opt.core.solver import Solver
+from lowrank_opt.core.state import State, Status
+from lowrank_opt.recovery import kernels
+from lowrank_opt.recovery.lowrank import LowRankMatrix
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from lowrank_opt.recovery.problems import MatrixCompletion
+
+__all__ = ["AlternatingMinimization"]
+
+# Above these ranks a sweep of conjugate-gradient steps is faster than exact solves.
+_EXACT_RANK = {4: 64, 8: 48}
+# Checks without progress, by a thousandth of the residual or by this part of the objective, after
+# which the run counts as stalled. Objective alone would not do near an exact fit, where it is all
+# rounding; the residual alone would not do on plateaus, where it rises for a while.
+_PATIENCE = 20
+_PROGRESS = {4: 1e-6, 8: 1e-10}
+
+
+class _Side(NamedTuple):
+    """The observations seen from the factor that is being solved for."""
+
+    indptr: NDArray[np.int64]
+    indices: NDArray[Any]
+    values: NDArray[Any]  # without the offset
+    weights: NDArray[Any] | None
+    ridge: NDArray[Any]
+    ridge_bias: NDArray[Any]
+    mass: NDArray[np.float64]  # weight sums of the rows
+    other_mass: NDArray[np.float64]  # and of the rows of the fixed factor
+
+
+class _Cache(NamedTuple):
+    rows: _Side
+    cols: _Side
+    errors: NDArray[Any]  # residuals of the observed entries, in either order
+    U: NDArray[Any]  # factors at the last check, to fall back on
+    V: NDArray[Any]
+
+
+@dataclass
+class AlternatingState(State):
+    """Padded factors, and what stall detection needs."""
+
+    U: Any = None
+    V: Any = None
+    lowest_residual: float = math.inf
+    lowest_objective: float = math.inf
+    idle_checks: int = 0
+
+
+class AlternatingMinimization(Solver):
+    r"""Alternating minimisation for matrix completion.
+
+    Fixes one factor and solves for the other one: every row (column) is a small ridge regression
+    of its own on the observed entries,
+
+    .. math:: u_i \leftarrow \arg\min_u \sum_{j \in \Omega_i} w_{ij} (M_{ij} - u \cdot v_j)^2
+              + \mathrm{reg}\, s_i \|u\|^2 .
+
+    Huber and l1 losses are solved by iteratively reweighted least squares: before each half sweep
+    the loss is replaced by the quadratic that touches it from above at the present residuals.
+
+    Parameters
+    ----------
+    tol : float, default=1e-6
+        Stops when the scaled first-order residual of
+        :meth:`~lowrank_opt.recovery.MatrixCompletion.certificate` is at most `tol`. Its square is
+        about the relative decrease of the objective that another sweep would bring.
+    max_iter : int, default=100
+        Limit on sweeps; a sweep solves for all columns, then for all rows.
+    max_time : float or None, default=None
+        Limit on seconds.
+    check_every : int, default=1
+        Sweeps between two checks. A check costs one pass over the data.
+    inner : {"auto", "cholesky", "cg", "dual", "sketch"}, default="auto"
+        How a row is solved. "cholesky": exactly; rows with few entries through their dual
+        (``n_i × n_i``) system. "dual": exactly, every row with fewer entries than unknowns
+        through the dual. "cg": `cg_steps` conjugate-gradient steps from the last value, in a
+        basis that makes one diagonal preconditioner fit all rows. "sketch": preconditioned by a
+        sparse sketch of the row's own regression matrix, the method of [1]_. "auto": "cholesky"
+        up to rank 64 in float32 and 48 in float64, "cg" above.
+    cg_steps : int, default=3
+        Steps per row and half sweep of "cg".
+    sketch_size : float, default=4.0
+        Rows of the sketch per unknown, at least 1; "sketch" only.
+    inner_tol : float, default=1e-10
+        Relative residual to which "sketch" solves a row.
+    finalize : bool, default=True
+        After "cg" or "sketch", solve the rows of the returned point once exactly, so that folding
+        in a training row gives its training factor.
+    start : {"spectral", "random"}, default="spectral"
+        "spectral": left singular vectors of the zero-filled data by two passes of subspace
+        iteration. "random": normal numbers of standard deviation 0.1.
+    clip : float or None, default=5.0
+        Rows of the spectral start longer than `clip` times their root mean square are shortened
+        to that length (the theory's clipping step, with rotation-invariant row norms).
+    n_threads : int or None, default=None
+        Threads; the result has the same bits for every number.
+    random_state : int, Generator or None, default=None
+        Seed of the start (and of the sketches).
+
+    Notes
+    -----
+    Cost per sweep: ``2·N·k²`` flops ("cholesky"), ``8·(cg_steps + 1)·N·k`` ("cg").
+
+    The objective never increases, for each of the inner solvers. For exact low rank, incoherent
+    factors and enough uniformly sampled entries [1]_ and [2]_ prove geometric convergence to the
+    true matrix from the spectral start, also when the regressions are solved inexactly. In
+    general the answer is a stationary point, not a certified global minimum.
+
+    With ``reg=0`` the fixed factor is orthogonalised before each half sweep.
+
+    References
+    ----------
+    .. [1] Gu, Song, Yin, Zhang, "Low Rank Matrix Completion via Robust Alternating Minimization in
+       Nearly Linear Time", ICLR 2024. :arxiv:`2302.11068`.
+    .. [2] Jain, Netrapalli, Sanghavi, "Low-rank Matrix Completion using Alternating Minimization",
+       STOC 2013. :arxiv:`1212.0467`.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from lowrank_opt.recovery import AlternatingMinimization, MatrixCompletion
+    >>> rng = np.random.default_rng(0)
+    >>> X = rng.standard_normal((60, 2)) @ rng.standard_normal((2, 50))
+    >>> mask = rng.random(X.shape) < 0.5
+    >>> problem = MatrixCompletion.from_dense(np.where(mask, X, np.nan), rank=2)
+    >>> result = AlternatingMinimization(tol=1e-9, random_state=0).solve(problem)
+    >>> result.success
+    True
+    >>> bool(np.abs(result.x.to_dense() - X).max() < 1e-6)
+    True
+    """
+
+    requires: ClassVar[tuple[type, ...]] = (HasObservations, HasObjective, HasCertificate)
+    citation = (
+        "@inproceedings{gu2024lowrank,\n"
+        "  title={Low Rank Matrix Completion via Robust Alternating Minimization in Nearly Linear"
+        " Time},\n"
+        "  author={Gu, Yuzhou and Song, Zhao and Yin, Junze and Zhang, Lichen},\n"
+        "  booktitle={International Conference on Learning Representations},\n"
+        "  year={2024}\n}"
+    )
+    _parameter_constraints: ClassVar[dict[str, list[Any]]] = {
+        "inner": [StrOptions({"auto", "cholesky", "cg", "dual", "sketch"})],
+        "cg_steps": [Interval(Integral, 1, None)],
+        "sketch_size": [Interval(Real, 1, None)],
+        "inner_tol": [Interval(Real, 0, 1, closed="neither")],
+        "finalize": ["boolean"],
+        "start": [StrOptions({"spectral", "random"})],
+        "clip": [None, Interval(Real, 0, None, closed="neither")],
+    }
+
+    def __init__(
+        self,
+        *,
+        tol: float = 1e-6,
+        max_iter: int = 100,
+        max_time: float | None = None,
+        check_every: int = 1,
+        inner: str = "auto",
+        cg_steps: int = 3,
+        sketch_size: float = 4.0,
+        inner_tol: float = 1e-10,
+        finalize: bool = True,
+        start: str = "spectral",
+        clip: float | None = 5.0,
+        n_threads: int | None = None,
+        random_state: Any = None,
+    ) -> None:
+        self.tol = tol
+        self.max_iter = max_iter
+        self.max_time = max_time
+        self.check_every = check_every
+        self.inner = inner
+        self.cg_steps = cg_steps
+        self.sketch_size = sketch_size
+        self.inner_tol = inner_tol
+        self.finalize = finalize
+        self.start = start
+        self.clip = clip
+        self.n_threads = n_threads
+        self.random_state = random_state
+
+    # -- the three parts of the contract ---------------------------------------------------------
+
+    def init(self, problem: MatrixCompletion, x0: Any = None) -> AlternatingState:
+        """Return the first state; with `x0` its residual is known, otherwise it is infinite."""
+        if problem.penalty != "ridge":
+            raise UnsupportedProblemError(
+                type(self).__name__, ["penalty='ridge'"], "MatrixCompletion", ["SoftImpute"]
+            )
+        state = AlternatingState(rng=make_rng(self.random_state))
+        (m, n), k, bias = problem.shape, problem.rank, problem.biases
+        if x0 is not None:
+            x0 = problem.point(x0)
+            state.U = self._padded(problem, x0.U, x0.row_bias, state.rng)
+            state.V = self._padded(problem, x0.V, x0.col_bias, state.rng)
+            cache = self._prepare(problem, state)
+            self._measure(problem, state, cache)
+            return state
+        zeros = np.zeros(m, problem.dtype) if bias else None
+        state.U = kernels.pad_factor(np.zeros((m, k), problem.dtype), zeros)
+        zeros = np.zeros(n, problem.dtype) if bias else None
+        state.V = kernels.pad_factor(np.zeros((n, k), problem.dtype), zeros)
+        cache = self._prepare(problem, state)
+        if self.start == "random":
+            state.U[:, :k] = 0.1 * state.rng.standard_normal((m, k))
+        else:
+            state.U[:, :k] = self._spectral(problem, cache, state)
+        if problem.nonnegative:
+            np.abs(state.U[:, :k], out=state.U[:, :k])
+        return state
+
+    def step(self, problem: MatrixCompletion, state: State, n: int = 1) -> State:
+        """Do `n` sweeps: all columns, then all rows."""
+        assert isinstance(state, AlternatingState)
+        cache = self._prepare(problem, state)
+        method = self._method(problem)
+        for _ in range(n):
+            if problem.reg > 0 and method != "nonnegative":
+                _balance(state.U, state.V, problem.rank, cache)
+            self._half_sweep(problem, state, cache, "cols", method)
+            self._half_sweep(problem, state, cache, "rows", method)
+            state.nit += 1
+        state.count(sweeps=n, passes=2 * n)
+        self._measure(problem, state, cache)
+        return state
+
+    def terminate(self, problem: MatrixCompletion, state: State) -> Status | None:
+        """Return the status to stop with, or ``None``."""
+        assert isinstance(state, AlternatingState)
+        status = super().terminate(problem, state)
+        if status is None and state.idle_checks >= _PATIENCE:
+            state.message = (
+                f"No progress in {_PATIENCE} checks: the precision of {problem.dtype} or the loss "
+                "limits the accuracy"
+            )
+            return Status.STALLED
+        return status
+
+    def point(self, problem: MatrixCompletion, state: State) -> LowRankMatrix:
+        """Return the factors, without padding."""
+        assert isinstance(state, AlternatingState)
+        return _point(problem, state.U, state.V)
+
+    def answer(
+        self, problem: MatrixCompletion, state: State, status: Status
+    ) -> tuple[LowRankMatrix, float]:
+        """Return the point; after inexact solves, with its rows solved exactly."""
+        assert isinstance(state, AlternatingState)
+        inexact = self._method(problem) in ("cg", "sketch")
+        usable = status not in (Status.DIVERGED, Status.NUMERICAL_ERROR) and state.nit > 0
+        if not (self.finalize and inexact and usable):
+            return super().answer(problem, state, status)
+        final = AlternatingState(U=state.U.copy(), V=state.V, residual=state.residual)
+        cache = self._prepare(problem, state)
+        self._half_sweep(problem, final, cache, "rows", "cholesky")
+        self._measure(problem, final, cache)
+        if not final.residual <= max(state.residual, self.tol):
+            return super().answer(problem, state, status)
+        return _point(problem, final.U, final.V), final.residual
+
+    # -- pieces ----------------------------------------------------------------------------------
+
+    def _method(self, problem: MatrixCompletion) -> str:
+        if problem.nonnegative:
+            return "nonnegative"
+        if self.inner != "auto":
+            return self.inner
+        exact = problem.rank <= _EXACT_RANK[problem.dtype.itemsize]
+        return "cholesky" if exact else "cg"
+
+    def _prepare(self, problem: MatrixCompletion, state: AlternatingState) -> _Cache:
+        """Return the data in the form that the kernels take, made once a run."""
+        if state.cache is None:
+            obs, dtype = problem.observations, problem.dtype
+            offset = dtype.type(problem.offset)
+            sides = []
+            for o, ridge, ridge_bias in (
+                (obs, problem.row_ridge, problem.row_bias_ridge),
+                (obs.T, problem.col_ridge, problem.col_bias_ridge),
+            ):
+                sides.append(
+                    _Side(
+                        o.indptr,
+                        o.indices,
+                        o.values - offset if offset else o.values,
+                        o.weights,
+                        ridge.astype(dtype),
+                        ridge_bias.astype(dtype),
+                        o.row_weights,
+                        o.col_weights,
+                    )  # fmt: skip
+                )
+            state.cache = _Cache(*sides, np.empty(obs.nnz, dtype), state.U.copy(), state.V.copy())
+        return state.cache
+
+    def _padded(
+        self, problem: MatrixCompletion, factor: Any, bias: Any, rng: np.random.Generator
+    ) -> NDArray[Any]:
+        """Return a factor of `x0` padded; missing columns get small random numbers."""
+        rows, missing = len(factor), problem.rank - factor.shape[1]
+        factor = np.asarray(factor, dtype=problem.dtype)
+        if missing:
+            extra = 0.1 * rng.standard_normal((rows, missing))
+            factor = np.hstack([factor, extra.astype(problem.dtype)])
+        if not problem.biases:
+            return kernels.pad_factor(factor)
+        bias = np.zeros(rows) if bias is None else bias
+        return kernels.pad_factor(factor, np.asarray(bias, dtype=problem.dtype))
+
+    def _spectral(
+        self, problem: MatrixCompletion, cache: _Cache, state: AlternatingState
+    ) -> NDArray[Any]:
+        """Return approximate left singular vectors of the zero-filled data, rows clipped."""
+        (m, n), k, dtype = problem.shape, problem.rank, problem.dtype
+        assert state.rng is not None
+        Q = kernels.pad_factor(np.linalg.qr(state.rng.standard_normal((m, k)))[0].astype(dtype))
+        for _ in range(2):
+            for side, rows in ((cache.cols, n), (cache.rows, m)):
+                # The gradient at zero is minus twice the product of data and factor.
+                zero = kernels.pad_factor(np.zeros((rows, k), dtype))
+                Q = kernels.factor_gradient(
+                    side.indptr, side.indices, side.values, Q, zero, rank=k, ridge=0.0,
+                    weights=side.weights, n_threads=None,
+                )  # fmt: skip
+            vectors = np.linalg.qr(Q[:, :k].astype(np.float64))[0]
+            Q = kernels.pad_factor(vectors.astype(dtype))
+        state.count(matvecs=4 * k)
+        vectors = Q[:, :k] * math.sqrt(m / k)
+        if self.clip is not None:
+            norms = np.linalg.norm(vectors, axis=1)
+            vectors *= np.minimum(1.0, self.clip / np.maximum(norms, 1e-30))[:, None]
+        return vectors
+
+    def _half_sweep(
+        self, problem: MatrixCompletion, state: AlternatingState, cache: _Cache, which: str,
+        method: str,
+    ) -> None:  # fmt: skip
+        """Solve for all rows of one factor."""
+        side = cache.rows if which == "rows" else cache.cols
+        F, X = (state.V, state.U) if which == "rows" else (state.U, state.V)
+        k = problem.rank
+        if problem.reg == 0 and method != "nonnegative":
+            _orthogonalize(F, X, k)
+        arguments: dict[str, Any] = {
+            "rank": k,
+            "ridge": side.ridge,
+            "bias": problem.biases,
+            "ridge_bias": side.ridge_bias,
+            "weights": self._weights(problem, side, F, X, cache),
+            "n_threads": None,
+        }
+        data = (side.indptr, side.indices, side.values, F, X)
+        if method == "cg":
+            scale = kernels.rotate_factors(F, X, k)
+            report = kernels.solve_rows_cg(*data, scale=scale, n_steps=self.cg_steps, **arguments)
+        elif method == "sketch":
+            assert state.rng is not None
+            report = kernels.solve_rows_sketch(
+                *data, size=self.sketch_size, rtol=self.inner_tol,
+                seed=int(state.rng.integers(1 << 63)), **arguments,
+            )  # fmt: skip
+        elif method == "nonnegative":
+            report = kernels.solve_rows_nonnegative(*data, **arguments)
+        else:
+            dual = k + int(problem.biases) if method == "dual" else None
+            report = kernels.solve_rows(*data, dual=dual, **arguments)
+        state.count(inner_iterations=report.n_steps, repaired_rows=report.n_repaired)
+        if report.n_minimum_norm:
+            state.message = (
+                f"{report.n_minimum_norm} {which} have fewer entries than unknowns and no ridge: "
+                "their least-norm solution was taken"
+            )
+
+    def _weights(
+        self, problem: MatrixCompletion, side: _Side, F: Any, X: Any, cache: _Cache
+    ) -> NDArray[Any] | None:
+        """Return the weights of the quadratic that touches the loss at the present residuals."""
+        if problem.loss == "squared":
+            return side.weights
+        errors, _ = kernels.residuals(
+            side.indptr, side.indices, side.values, F, X, rank=problem.rank, bias=problem.biases,
+            out=cache.errors, n_threads=None,
+        )  # fmt: skip
+        return _majorizer(problem, errors, side.weights)
+
+    def _measure(self, problem: MatrixCompletion, state: AlternatingState, cache: _Cache) -> None:
+        """Set the residual, with the formula of the certificate and code of the solver."""
+        total = 0.0
+        for which in ("cols", "rows"):
+            side = cache.rows if which == "rows" else cache.cols
+            F, X = (state.V, state.U) if which == "rows" else (state.U, state.V)
+            part, loss = self._stationarity(problem, side, F, X, cache)
+            total += part
+        scale = problem.loss_at_zero
+        state.residual = math.sqrt(total / scale) if scale else math.sqrt(total)
+        penalty = _penalty(problem, state, cache)
+        objective = loss + penalty
+        state.count(passes=2)
+        if not (math.isfinite(state.residual) and math.isfinite(objective)):
+            state.residual = math.nan
+            state.best = _point(problem, cache.U, cache.V)
+            state.best_residual = state.lowest_residual
+            return
+        np.copyto(cache.U, state.U)
+        np.copyto(cache.V, state.V)
+        small = 1.0 - _PROGRESS[problem.dtype.itemsize]
+        better_objective = objective < small * state.lowest_objective
+        better_residual = state.residual < 0.999 * state.lowest_residual
+        state.idle_checks = 0 if better_objective or better_residual else state.idle_checks + 1
+        state.lowest_objective = min(objective, state.lowest_objective)
+        state.lowest_residual = min(state.residual, state.lowest_residual)
+
+    def _stationarity(
+        self, problem: MatrixCompletion, side: _Side, F: Any, X: Any, cache: _Cache
+    ) -> tuple[float, float]:
+        """Return the sum of ``g H⁻¹ g`` over one side's rows, and the loss."""
+        k, bias = problem.rank, problem.biases
+        errors, loss = kernels.residuals(
+            side.indptr, side.indices, side.values, F, X, rank=k, bias=bias,
+            weights=side.weights, out=cache.errors, n_threads=None,
+        )  # fmt: skip
+        weights = side.weights
+        if problem.loss != "squared":
+            loss = _loss(problem, errors, weights)
+            weights = _majorizer(problem, errors, weights)
+        gradient = kernels.factor_gradient(
+            side.indptr, side.indices, errors, F, X, rank=k, ridge=side.ridge, bias=bias,
+            ridge_bias=side.ridge_bias, weights=weights, n_threads=None,
+        )  # fmt: skip
+        other = F[:, :k].astype(np.float64)
+        gram = (other * side.other_mass[:, None]).T @ other / side.other_mass.sum()
+        curvature = problem.loss_curvature * side.mass
+        g = 0.5 * gradient[:, : k + bias].astype(np.float64)
+        ridge = side.ridge.astype(np.float64)
+        if problem.nonnegative:
+            H = curvature[:, None] * np.diag(gram) + ridge[:, None]
+            own = X[:, :k].astype(np.float64)
+            step = own - np.maximum(own - _quotient(g[:, :k], H), 0.0)
+            total = float((H * step * step).sum())
+        else:
+            scales, basis = np.linalg.eigh(gram)
+            scales[scales < 4 * np.finfo(float).eps * k * max(scales[-1], 0.0)] = 0.0
+            H = curvature[:, None] * scales + ridge[:, None]
+            rotated = g[:, :k] @ basis
+            total = float((_quotient(rotated, H) * rotated).sum())
+        if bias:
+            H = curvature + side.ridge_bias
+            total += float((_quotient(g[:, k], H) * g[:, k]).sum())
+        return total, loss
+
+
+def _point(problem: MatrixCompletion, U: NDArray[Any], V: NDArray[Any]) -> LowRankMatrix:
+    k = problem.rank
+    biases = (U[:, k].copy(), V[:, k].copy()) if problem.biases else (None, None)
+    return LowRankMatrix(U[:, :k].copy(), V[:, :k].copy(), problem.offset, *biases)
+
+
+def _orthogonalize(F: NDArray[Any], X: NDArray[Any], k: int) -> None:
+    """Give `F` orthogonal columns of unit mean square and keep the product ``X Fᵀ``."""
+    roots = np.sqrt(kernels.rotate_factors(F, X, k)[:k])
+    tiny = np.finfo(F.dtype).eps * max(float(roots.max(initial=0.0)), np.finfo(F.dtype).tiny)
+    roots = np.where(roots > tiny, roots, 1.0).astype(F.dtype)
+    F[:, :k] /= roots
+    X[:, :k] *= roots
+
+
+def _balance(U: NDArray[Any], V: NDArray[Any], k: int, cache: _Cache) -> None:
+    """Minimise the ridge over ``U G, V G⁻¹``, which have the same product.
+
+    Sweeps alone shift size from one factor to the other by a step of the ridge's order only.
+    With A and B the ridge-weighted Gram matrices of the factors, ``tr(A G²) + tr(B G⁻²)`` is least
+    at the geometric mean of A⁻¹ and B.
+    """
+    grams = []
+    for X, ridge in ((U[:, :k], cache.rows.ridge), (V[:, :k], cache.cols.ridge)):
+        gram = ((X * ridge[:, None]).T @ X).astype(np.float64)
+        # Any positive G keeps the product; this keeps it far from singular.
+        grams.append((gram, gram + 1e-8 * np.trace(gram) / k * np.eye(k)))
+    (A, A_), (B, B_) = grams
+    if not (np.trace(A) > 0 and np.trace(B) > 0):
+        return
+    root, inverse = _root(A_)
+    middle, _ = _root(root @ B_ @ root)
+    G, G_inverse = _root(inverse @ middle @ inverse)
+    before = np.trace(A) + np.trace(B)
+    after = np.trace(G @ A @ G) + np.trace(G_inverse @ B @ G_inverse)
+    if after < before * (1.0 - 1e-9):
+        U[:, :k] = U[:, :k] @ G.astype(U.dtype)
+        V[:, :k] = V[:, :k] @ G_inverse.astype(V.dtype)
+
+
+def _root(M: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any]]:
+    """Return the square root of a positive definite matrix, and its inverse."""
+    values, W = np.linalg.eigh(M)
+    roots = np.sqrt(np.maximum(values, np.finfo(float).tiny))
+    return (W * roots) @ W.T, (W / roots) @ W.T
+
+
+def _quotient(a: NDArray[Any], b: NDArray[Any]) -> NDArray[Any]:
+    return np.divide(a, b, out=np.zeros_like(a), where=b > 0)
+
+
+def _majorizer(
+    problem: MatrixCompletion, errors: NDArray[Any], weights: NDArray[Any] | None
+) -> NDArray[Any]:
+    """Return ``w·rho'(e)/(2e)``: half the curvature of the touching quadratic."""
+    size = np.abs(errors)
+    if problem.loss == "huber":
+        delta = size.dtype.type(problem.huber_delta)
+        out = delta / np.maximum(size, delta)
+    else:
+        # Where the residual is rounding, its quadratic is that of the rounding level.
+        unit = problem.loss_at_zero / problem.observations.total_weight
+        out = 0.5 / np.maximum(size, size.dtype.type(10 * np.finfo(size.dtype).eps * unit))
+    return out if weights is None else out * weights
+
+
+def _loss(problem: MatrixCompletion, errors: NDArray[Any], weights: Any) -> float:
+    size = np.abs(errors).astype(np.float64)
+    if problem.loss == "huber":
+        delta = problem.huber_delta
+        size = np.where(size <= delta, size * size, delta * (2.0 * size - delta))
+    return float(size.sum() if weights is None else size @ weights)
+
+
+def _penalty(problem: MatrixCompletion, state: AlternatingState, cache: _Cache) -> float:
+    total = 0.0
+    k = problem.rank
+    for X, side in ((state.U, cache.rows), (state.V, cache.cols)):
+        total += float(side.ridge @ np.einsum("ik,ik->i", X[:, :k], X[:, :k], dtype=np.float64))
+        if problem.biases:
+            total += float(side.ridge_bias @ np.square(X[:, k], dtype=np.float64))
+    return total
