@@ -293,23 +293,22 @@ class AlternatingMinimization(Solver):
         if state.cache is None:
             obs, dtype = problem.observations, problem.dtype
             offset = dtype.type(problem.offset)
-            sides = []
-            for o, ridge, ridge_bias in (
-                (obs, problem.row_ridge, problem.row_bias_ridge),
-                (obs.T, problem.col_ridge, problem.col_bias_ridge),
-            ):
-                sides.append(
-                    _Side(
-                        o.indptr,
-                        o.indices,
-                        o.values - offset if offset else o.values,
-                        o.weights,
-                        ridge.astype(dtype),
-                        ridge_bias.astype(dtype),
-                        o.row_weights,
-                        o.col_weights,
-                    )  # fmt: skip
+            sides = [
+                _Side(
+                    indptr=o.indptr,
+                    indices=o.indices,
+                    values=o.values - offset if offset else o.values,
+                    weights=o.weights,
+                    ridge=ridge.astype(dtype),
+                    ridge_bias=ridge_bias.astype(dtype),
+                    mass=o.row_weights,
+                    other_mass=o.col_weights,
                 )
+                for o, ridge, ridge_bias in (
+                    (obs, problem.row_ridge, problem.row_bias_ridge),
+                    (obs.T, problem.col_ridge, problem.col_bias_ridge),
+                )
+            ]
             state.cache = _Cache(*sides, np.empty(obs.nnz, dtype), state.U.copy(), state.V.copy())
         return state.cache
 
