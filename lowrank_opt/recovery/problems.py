@@ -45,7 +45,7 @@ __all__ = ["MatrixCompletion"]
 
 def _warn(message: str) -> None:
     """Warn at the caller's line, however deep inside the package the check is."""
-    level, frame = 1, sys._getframe(1)
+    level, frame = 2, sys._getframe(1)
     while frame.f_back is not None and frame.f_globals.get("__name__", "").startswith(
         "lowrank_opt."
     ):
