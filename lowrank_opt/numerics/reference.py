@@ -49,7 +49,7 @@ def project_simplex(x: Any, total: Any) -> Any:
     # Differences from the maximum: the sum is then exact to eps * total whatever the size of x.
     y = xp.astype(x, xp.float64) - xp.astype(top, xp.float64)
     total = xp.astype(total, xp.float64)
-    u = xp.sort(y, axis=-1, descending=True)
+    u = -xp.sort(-y, axis=-1)
     # Entries at or below -total never count; clipped, they cannot overflow the running sum.
     u = xp.maximum(u, -total * xp.ones_like(u))
     ranks = xp.astype(xp.arange(1, x.shape[-1] + 1, device=device(x)), xp.float64)
@@ -138,7 +138,7 @@ def topk(x: Any, k: int) -> tuple[Any, Any]:
     Cost: O(n log n), a stable sort.
     """
     xp = namespace(x)
-    indices = xp.argsort(x, axis=-1, descending=True, stable=True)[..., :k]
+    indices = xp.argsort(-x, axis=-1, stable=True)[..., :k]
     return xp.take_along_axis(x, indices, axis=-1), indices
 
 
