@@ -180,7 +180,8 @@ class MatrixCompletion(Problem):
                 f"rank={self.rank!r}; expected an integer from 1 to min(shape) = {min(m, n)}"
             )
         reg = _non_negative(self.reg, "reg")
-        reg_bias = reg if self.reg_bias is None else _non_negative(self.reg_bias, "reg_bias")
+        if self.reg_bias is not None:
+            object.__setattr__(self, "reg_bias", _non_negative(self.reg_bias, "reg_bias"))
         for name, allowed in (("loss", tuple(LOSSES)), ("penalty", ("ridge", "nuclear"))):
             value = getattr(self, name)
             if value not in allowed:
@@ -192,7 +193,7 @@ class MatrixCompletion(Problem):
                 raise ParameterError(
                     f"reg_scaling={self.reg_scaling!r}; expected 'none', 'count' or a power"
                 )
-            _non_negative(self.reg_scaling, "reg_scaling")
+            object.__setattr__(self, "reg_scaling", _non_negative(self.reg_scaling, "reg_scaling"))
         if self.loss_scale != "auto" and (
             isinstance(self.loss_scale, str) or not _non_negative(self.loss_scale, "loss_scale")
         ):
@@ -204,11 +205,14 @@ class MatrixCompletion(Problem):
                 "nonnegative=True with loss='l1', for which there is no certificate; take "
                 "loss='huber' with a small loss_scale"
             )
+        # `reg_bias` and `center` stay as given: dataclasses.replace(problem, reg=...) then works.
+        if self.loss_scale != "auto":
+            object.__setattr__(self, "loss_scale", float(self.loss_scale))
         for name, value in (
             ("rank", rank),
             ("reg", reg),
-            ("reg_bias", reg_bias),
-            ("center", bool(self.biases if self.center is None else self.center)),
+            ("biases", bool(self.biases)),
+            ("nonnegative", bool(self.nonnegative)),
         ):
             object.__setattr__(self, name, value)
         self._warn_about_data()
@@ -451,6 +455,16 @@ class MatrixCompletion(Problem):
         """`reg_scaling` as a power."""
         return {"none": 0.0, "count": 1.0}.get(self.reg_scaling, self.reg_scaling)  # type: ignore
 
+    @property
+    def bias_reg(self) -> float:
+        """`reg_bias` as a number: `reg` when it is ``None``."""
+        return self.reg if self.reg_bias is None else self.reg_bias
+
+    @property
+    def centered(self) -> bool:
+        """`center` as a truth value: `biases` when it is ``None``."""
+        return self.biases if self.center is None else bool(self.center)
+
     @cached_property
     def _sample(self) -> NDArray[np.float64]:
         values = self.observations.values
@@ -459,8 +473,8 @@ class MatrixCompletion(Problem):
 
     @cached_property
     def offset(self) -> float:
-        r"""The constant :math:`\mu` of the model; 0 unless `center`."""
-        if not self.center:
+        r"""The constant :math:`\mu` of the model; 0 unless `centered`."""
+        if not self.centered:
             return 0.0
         if self.loss == "squared":
             return self.observations.mean
@@ -490,12 +504,12 @@ class MatrixCompletion(Problem):
     @cached_property
     def row_bias_ridge(self) -> NDArray[np.float64]:
         """Ridge ``reg_bias · s_i`` of each row's bias, ndarray of shape (m,)."""
-        return self.reg_bias * self.observations.row_weights**self.scaling_power  # type: ignore
+        return self.bias_reg * self.observations.row_weights**self.scaling_power
 
     @cached_property
     def col_bias_ridge(self) -> NDArray[np.float64]:
         """Ridge ``reg_bias · t_j`` of each column's bias, ndarray of shape (n,)."""
-        return self.reg_bias * self.observations.col_weights**self.scaling_power  # type: ignore
+        return self.bias_reg * self.observations.col_weights**self.scaling_power
 
     @cached_property
     def loss_at_zero(self) -> float:
@@ -686,7 +700,7 @@ class MatrixCompletion(Problem):
             if array is not None:
                 digest.update(np.ascontiguousarray(array[::step]).tobytes())
         digest.update(np.ascontiguousarray(obs.indptr[:: max(1, obs.shape[0] // 65536)]).tobytes())
-        options = ("rank", "reg", "reg_bias", "reg_scaling", "loss", "loss_scale", "biases")
+        options = ("rank", "reg", "bias_reg", "reg_scaling", "loss", "loss_scale", "biases")
         return {
             "problem": type(self).__name__,
             "shape": [int(s) for s in self.shape],
@@ -694,7 +708,8 @@ class MatrixCompletion(Problem):
             "dtype": str(obs.dtype),
             "sha256": digest.hexdigest(),
             **{
-                name: getattr(self, name) for name in (*options, "center", "penalty", "nonnegative")
+                name: getattr(self, name)
+                for name in (*options, "centered", "penalty", "nonnegative")
             },
         }
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import json
 import pickle
 
 import cvxpy as cp
@@ -638,6 +640,21 @@ def test_fingerprint_sees_data_and_parameters(rng):
         MatrixCompletion.from_dense(X, rank=2, reg=0.1, weights=np.full(X.shape, 2.0)),
     ):
         assert other.fingerprint() != base
+
+
+def test_replacing_a_parameter_makes_the_problem_anew(rng):
+    X = masked(rng)
+    base = MatrixCompletion.from_dense(X, rank=2, reg=0.1, biases=True)
+    assert base.objective(random_point(rng, k=2)) > 0  # fills the caches
+    for change in ({"reg": 0.7}, {"biases": False}, {"rank": 1}, {"reg_scaling": 2}):
+        direct = MatrixCompletion.from_dense(X, **{"rank": 2, "reg": 0.1, "biases": True, **change})
+        replaced = dataclasses.replace(base, **change)
+        assert replaced.fingerprint() == direct.fingerprint() != base.fingerprint()
+        assert replaced.offset == direct.offset
+        np.testing.assert_array_equal(replaced.row_bias_ridge, direct.row_bias_ridge)
+    json.dumps(
+        dict(dataclasses.replace(base, reg=np.float32(0.5), loss_scale=np.int64(2)).fingerprint())
+    )
 
 
 def test_pickle_and_default_solver(rng):
