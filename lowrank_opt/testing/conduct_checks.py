@@ -365,7 +365,13 @@ def check_bad_inputs(case: SolverCase) -> None:
     }  # fmt: skip
     for name in cls._signature():
         for value in (*numbers.get(name, ()), _Strange()):
-            solver = case.new_solver(**{name: value})
+            try:
+                solver = case.new_solver(**{name: value})
+            except Exception as error:
+                raise AssertionError(
+                    f"{name}={value!r}: the constructor raises {type(error).__name__}: {error}; it "
+                    "must assign its arguments unchanged and leave validation to solve"
+                ) from error
             refused(
                 lambda s=solver: run(s, problem),
                 ParameterError, f"{name}={re.escape(repr(value))}", f"{name}={value!r}",

@@ -101,7 +101,7 @@ def assert_certificate(problem: Any, x: Any, tol: float) -> Certificate:
 
 
 def check_frozen(case: ProblemCase) -> None:
-    """Attributes cannot be assigned.
+    """No attribute can be assigned.
 
     Parameters
     ----------
@@ -111,7 +111,7 @@ def check_frozen(case: ProblemCase) -> None:
     Raises
     ------
     AssertionError
-        If they can; so for all checks of this module.
+        If one can; so for all checks of this module.
     """
     problem = copy.copy(case.problem)
     for name in list(getattr(problem, "__dict__", ())):
