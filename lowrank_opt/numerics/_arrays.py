@@ -95,6 +95,15 @@ def sparse_matrix(name: str, A: Any) -> Any:
     return sparse.csr_array((data, A.indices, A.indptr), shape=A.shape)
 
 
+def kernel_input(x: np.ndarray) -> np.ndarray:
+    """Return `x` C-ordered; a copy of a read-only array, for which numba compiles everything anew.
+
+    The kernels do not write to it.
+    """
+    x = np.ascontiguousarray(x)
+    return x if x.flags.writeable else x.copy()
+
+
 def _own_namespace(x: Any) -> Any:
     if isinstance(x, NumpyLike):
         return np

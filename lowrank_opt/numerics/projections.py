@@ -12,7 +12,7 @@ import numpy as np
 
 from lowrank_opt.core.errors import ParameterError, ProblemError
 from lowrank_opt.numerics import reference
-from lowrank_opt.numerics._arrays import count, namespace, real_array
+from lowrank_opt.numerics._arrays import count, kernel_input, namespace, real_array
 
 __all__ = [
     "project_box",
@@ -370,7 +370,7 @@ def _broadcast(name: str, value: Any, x: Any, xp: Any, *, finite: bool = True) -
 def _by_rows(kernel: str, work: np.ndarray, values: np.ndarray) -> np.ndarray:
     from lowrank_opt.numerics import kernels  # numba: only when numpy arrays come
 
-    rows = np.ascontiguousarray(work).reshape(-1, work.shape[-1])
+    rows = kernel_input(work).reshape(-1, work.shape[-1])
     out = np.empty(rows.shape, rows.dtype)
     getattr(kernels, kernel)(rows, values.reshape(-1).astype(np.float64), out)
     return out.reshape(work.shape)

@@ -9,7 +9,7 @@ import numpy as np
 
 from lowrank_opt.core.errors import ParameterError, ProblemError
 from lowrank_opt.numerics import reference
-from lowrank_opt.numerics._arrays import count, real_array
+from lowrank_opt.numerics._arrays import count, kernel_input, real_array
 
 __all__ = ["StreamingTopK", "TopK", "topk"]
 
@@ -78,7 +78,7 @@ def topk(x: Any, k: int, *, axis: int = -1) -> TopK:
         values = np.empty((*work.shape[:-1], k), x.dtype)
         indices = np.empty(values.shape, np.int64)
     else:
-        rows = np.ascontiguousarray(work).reshape(-1, work.shape[-1])
+        rows = kernel_input(work).reshape(-1, work.shape[-1])
         values, indices = (part.reshape(*work.shape[:-1], k) for part in _topk_rows(rows, k))
     return TopK(xp.moveaxis(values, -1, axis), xp.moveaxis(indices, -1, axis))
 
@@ -173,9 +173,7 @@ class StreamingTopK:
             )
         first = self._next if first is None else count("first", first, 0)
         self._next = first + block.shape[1]
-        kernels.stream_rows(
-            np.ascontiguousarray(block), first, self._values, self._indices, self.counts
-        )
+        kernels.stream_rows(kernel_input(block), first, self._values, self._indices, self.counts)
 
     def merge(self, other: StreamingTopK) -> None:
         """Take in what another stream, of other columns of the same rows, has kept.

@@ -24,7 +24,14 @@ import numpy as np
 
 from lowrank_opt.core.errors import ParameterError, ProblemError
 from lowrank_opt.numerics import reference
-from lowrank_opt.numerics._arrays import count, device, generator, real_array, sparse_matrix
+from lowrank_opt.numerics._arrays import (
+    count,
+    device,
+    generator,
+    kernel_input,
+    real_array,
+    sparse_matrix,
+)
 
 __all__ = ["SRHT", "CountSketch", "GaussianSketch", "Sketch", "SparseSignSketch"]
 
@@ -77,7 +84,7 @@ class Sketch(abc.ABC):
         self._check_rows(A)
         if xp is not np:
             return self._apply_reference(A, xp)
-        columns = np.ascontiguousarray(A).reshape(self.shape[1], -1)
+        columns = kernel_input(A).reshape(self.shape[1], -1)
         return self._apply_dense(columns).reshape(self.shape[0], *A.shape[1:])
 
     def __matmul__(self, A: Any) -> Any:
