@@ -6,7 +6,7 @@ not keep a tile of a Gram matrix in registers. Every other kernel is written wit
 * ``tile_*``: small blocks of ``C (+|-)= AᵀB`` held in registers,
 * ``gram``: the upper triangle of ``BᵀB``, ``cholesky``/``back_substitute``: dense row systems,
 * ``dots8``/``axpy8``: products with eight rows chosen by an index,
-* ``copy_row``, ``scale_row``, ``prefetch_row``: the gather.
+* ``copy_row``, ``scale_row``, ``add_row``, ``prefetch_row``: the gather.
 
 The width of a vector is read once, at import, from the features numba compiles for: 64 bytes with
 AVX-512, 32 with AVX2, else 16. The environment variable ``LOWRANK_OPT_VECTOR_BYTES`` (16, 32 or
@@ -364,55 +364,64 @@ def prefetch_row(typingctx, F, row):
     return signature, codegen
 
 
-def _move_intrinsic(scaled):
-    """Make the intrinsic that copies ``vectors`` vectors, times a scalar when ``scaled``."""
+def _emit_move(context, builder, source, destination, factor, vectors, dtype, add):
+    """Emit ``destination (+)= factor·source`` over ``vectors`` vectors; no factor is a copy."""
+    lanes = _lanes(dtype)
+    vector = ir.VectorType(context.get_data_type(dtype), lanes)
+    if factor is not None:
+        factor = _splat(builder, factor, lanes)
 
-    def emit(context, builder, source, destination, factor, vectors, dtype):
-        lanes = _lanes(dtype)
-        vector = ir.VectorType(context.get_data_type(dtype), lanes)
-        if scaled:
-            factor = _splat(builder, factor, lanes)
+    def body(index, carried):
+        place = builder.mul(index, ir.Constant(index.type, lanes))
+        value = _load(builder, source, place, vector)
+        if add:
+            value = _fma(builder, value, factor, _load(builder, destination, place, vector))
+        elif factor is not None:
+            value = builder.fmul(value, factor)
+        _store(builder, value, destination, place)
+        return []
 
-        def body(index, carried):
-            place = builder.mul(index, ir.Constant(index.type, lanes))
-            value = _load(builder, source, place, vector)
-            if scaled:
-                value = builder.fmul(value, factor)
-            _store(builder, value, destination, place)
-            return []
-
-        _loop(builder, vectors, [], body)
-        return context.get_dummy_value()
-
-    if scaled:
-
-        def scale_row(typingctx, F, f, B, b, factor, vectors):
-            signature = types.void(F, types.intp, B, types.intp, F.dtype, types.intp)
-
-            def codegen(context, builder, signature, args):
-                source = builder.gep(_element(builder, context, F, args[0]), [args[1]])
-                destination = builder.gep(_element(builder, context, B, args[2]), [args[3]])
-                return emit(context, builder, source, destination, args[4], args[5], F.dtype)
-
-            return signature, codegen
-
-        return intrinsic(scale_row)
-
-    def copy_row(typingctx, F, f, B, b, vectors):
-        signature = types.void(F, types.intp, B, types.intp, types.intp)
-
-        def codegen(context, builder, signature, args):
-            source = builder.gep(_element(builder, context, F, args[0]), [args[1]])
-            destination = builder.gep(_element(builder, context, B, args[2]), [args[3]])
-            return emit(context, builder, source, destination, None, args[4], F.dtype)
-
-        return signature, codegen
-
-    return intrinsic(copy_row)
+    _loop(builder, vectors, [], body)
+    return context.get_dummy_value()
 
 
-copy_row = _move_intrinsic(scaled=False)
-scale_row = _move_intrinsic(scaled=True)
+@intrinsic
+def copy_row(typingctx, F, f, B, b, vectors):
+    """Copy ``vectors`` vectors from element ``f`` of ``F`` to element ``b`` of ``B``."""
+    signature = types.void(F, types.intp, B, types.intp, types.intp)
+
+    def codegen(context, builder, signature, args):
+        source = builder.gep(_element(builder, context, F, args[0]), [args[1]])
+        target = builder.gep(_element(builder, context, B, args[2]), [args[3]])
+        return _emit_move(context, builder, source, target, None, args[4], F.dtype, False)
+
+    return signature, codegen
+
+
+@intrinsic
+def scale_row(typingctx, F, f, B, b, factor, vectors):
+    """Copy as :func:`copy_row`, times ``factor``."""
+    signature = types.void(F, types.intp, B, types.intp, F.dtype, types.intp)
+
+    def codegen(context, builder, signature, args):
+        source = builder.gep(_element(builder, context, F, args[0]), [args[1]])
+        target = builder.gep(_element(builder, context, B, args[2]), [args[3]])
+        return _emit_move(context, builder, source, target, args[4], args[5], F.dtype, False)
+
+    return signature, codegen
+
+
+@intrinsic
+def add_row(typingctx, F, f, B, b, factor, vectors):
+    """Add ``factor`` times ``vectors`` vectors of ``F`` (element ``f``) to those of ``B``."""
+    signature = types.void(F, types.intp, B, types.intp, F.dtype, types.intp)
+
+    def codegen(context, builder, signature, args):
+        source = builder.gep(_element(builder, context, F, args[0]), [args[1]])
+        target = builder.gep(_element(builder, context, B, args[2]), [args[3]])
+        return _emit_move(context, builder, source, target, args[4], args[5], F.dtype, True)
+
+    return signature, codegen
 
 
 def _transposed_sum(builder, rows, kind):
@@ -737,13 +746,14 @@ def gram(B, n, G, rows, first):
     """Upper triangle of ``G = BᵀB`` (``first``) or ``G += BᵀB`` over ``n`` rows of ``B``.
 
     Layout: ``B (≥ n, width)`` and ``G (≥ rows rounded up to 8, width)`` C arrays, width a multiple
-    of the vector length; rows ``0 … rows-1`` of ``G`` are formed, with all columns to the right.
+    of the vector length; rows ``0 … rows-1`` of ``G`` are formed, from the diagonal to column
+    ``rows`` (the right-hand side).
 
-    Cost: ``n·rows·(rows + 1 + 2·(width - rows))`` useful flops, no memory traffic beyond ``B``.
+    Cost: ``n·rows·(rows + 1)`` useful flops, no memory traffic beyond ``B``.
     """
     width = B.shape[1]
     lanes = lanes_of(B)
-    vectors = width // lanes
+    vectors = rows // lanes + 1
     for i in range(0, rows, _TILE_ROWS):
         v = i // lanes
         while v + _TILE_VECTORS <= vectors:
@@ -764,10 +774,10 @@ def gram(B, n, G, rows, first):
 
 @njit(cache=True, error_model="numpy")
 def cholesky(G, unknowns, floor, L, inverse):
-    """Factor ``G = UᵀU`` in place, with the columns right of the unknowns solved forward.
+    """Factor ``G = UᵀU`` in place, with the column right of the unknowns solved forward.
 
     Layout: ``G (≥ unknowns rounded up to 8, width)`` C array whose upper triangle is read and
-    replaced by ``U``; every column from ``unknowns`` on is replaced by ``U⁻ᵀ`` times itself.
+    replaced by ``U``; column ``unknowns`` is replaced by ``U⁻ᵀ`` times itself.
     ``floor`` and ``inverse`` hold one value per row (rounded up to 8), ``L`` is ``(8, 8)``.
 
     Returns
@@ -781,7 +791,7 @@ def cholesky(G, unknowns, floor, L, inverse):
     """
     width = G.shape[1]
     lanes = lanes_of(G)
-    vectors = width // lanes
+    vectors = unknowns // lanes + 1
     for i in range(0, unknowns, 8):
         if i > 0:
             for r in range(i, min(i + 8, unknowns), _TILE_ROWS):
@@ -810,10 +820,9 @@ def back_substitute(G, unknowns, y, inverse, t, x):
 
     Cost: ``unknowns²`` flops.
     """
-    width = G.shape[1]
     lanes = lanes_of(G)
-    vectors = width // lanes
-    for c in range(width):
+    vectors = unknowns // lanes + 1
+    for c in range(len(x)):
         x[c] = 0
     for i in range(8 * ((unknowns - 1) // 8), -1, -8):
         v = (i + 8) // lanes
@@ -821,3 +830,38 @@ def back_substitute(G, unknowns, y, inverse, t, x):
         for s in range(8):
             t[s] = y[i + s] - t[s]
         _solve8(G, i, unknowns, inverse, t, x)
+
+
+@njit(cache=True, error_model="numpy")
+def forward_substitute(G, unknowns, y, inverse, w8):
+    """Solve ``Uᵀ z = y`` in place for the factor left by :func:`cholesky`.
+
+    Layout: as :func:`back_substitute`; entries of ``y`` from ``unknowns`` on become zero,
+    ``w8 (8,)`` is work.
+
+    Cost: ``unknowns²`` flops.
+    """
+    lanes = lanes_of(G)
+    vectors = unknowns // lanes + 1
+    for i in range(0, unknowns, 8):
+        live = min(8, unknowns - i)
+        for r in range(live):
+            value = y[i + r]
+            for s in range(r):
+                value += w8[s] * G[i + s, i + r]
+            value *= inverse[i + r]
+            y[i + r] = value
+            w8[r] = -value
+        for r in range(live, 8):
+            w8[r] = 0
+        v = (i + 8) // lanes
+        if (i + 8) % lanes != 0:
+            for c in range(i + 8, min((v + 1) * lanes, unknowns)):
+                value = y[c]
+                for s in range(live):
+                    value += w8[s] * G[i + s, c]
+                y[c] = value
+            v += 1
+        row_axpy8(G, i, v * lanes, w8, y, vectors - v)
+    for c in range(unknowns, len(y)):
+        y[c] = 0

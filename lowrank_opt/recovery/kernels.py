@@ -28,6 +28,7 @@ from numba import get_thread_id, njit, prange
 
 from lowrank_opt.numerics.kernels_vector import (
     CHUNK,
+    add_row,
     aligned_zeros,
     axpy8,
     back_substitute,
@@ -35,6 +36,7 @@ from lowrank_opt.numerics.kernels_vector import (
     copy_row,
     dot,
     dots8,
+    forward_substitute,
     gram,
     lanes_of,
     padded_width,
@@ -52,12 +54,16 @@ __all__ = [
     "pad_factor",
     "predict_pairs",
     "residuals",
+    "ridge_penalty",
+    "robust_weights",
     "rotate_factors",
     "row_chunks",
     "row_ridge",
     "row_workspace",
+    "sample_rows",
     "solve_rows",
     "solve_rows_cg",
+    "solve_rows_sketch",
 ]
 
 # What a half sweep writes into ``status``.
@@ -69,6 +75,7 @@ _CHUNKS_PER_THREAD = 16
 _RELATIVE_PIVOT = 10.0
 _DUAL_BELOW = 0.7
 _VECTORS = 16
+_DESCENT_PASSES = 100
 
 
 class SolveReport(NamedTuple):
@@ -135,6 +142,12 @@ def _row_gram(indices, values, weights, start, stop, F, B, G, unknowns, bias, fi
         gram(B, count, G, unknowns, first)
         first = False
         done += count
+
+
+@njit(cache=True, error_model="numpy")
+def _work_size(width):
+    """Return the number of elements that :func:`_buffers` cuts up."""
+    return (max(CHUNK, width) + 2 * width + _VECTORS) * width + 64
 
 
 @njit(cache=True, error_model="numpy")
@@ -212,6 +225,62 @@ def _solve_dual(count, B, T, G, L, v, unknowns, ridge, ridge_bias, bias, out):
 
 
 @njit(cache=True, error_model="numpy")
+def _normal_equations(
+    indices, values, weights, start, stop, F, B, G, unknowns, bias, lam, lam_bias, base_gram,
+    base_rhs, i,
+):  # fmt: skip
+    """Form one row's normal equations in ``G``, ridge and right-hand side included."""
+    rows = 8 * (-(-unknowns // 8))
+    based = base_gram.size > 0
+    if based:
+        G[:rows] = base_gram[:rows]
+    elif start == stop:
+        G[:rows] = 0
+    _row_gram(indices, values, weights, start, stop, F, B, G, unknowns, bias, not based)
+    for c in range(unknowns):
+        G[c, c] += lam
+    if bias:
+        G[unknowns - 1, unknowns - 1] += lam_bias - lam
+    if based:
+        for c in range(unknowns):
+            G[c, unknowns] += base_rhs[i, c]
+
+
+@njit(cache=True, error_model="numpy")
+def _solve_row(
+    i, indptr, indices, values, weights, F, X, lam, lam_bias, unknowns, bias, base_gram, base_rhs,
+    dual, B, G, T, L, v,
+):  # fmt: skip
+    """Solve one row exactly and return its status; see :func:`half_exact`."""
+    start = indptr[i]
+    stop = indptr[i + 1]
+    count = stop - start
+    based = base_gram.size > 0
+    if count == 0 and not based:
+        X[i] = 0
+        return EMPTY
+    free = lam <= 0 and lam_bias <= 0
+    if not based and count < unknowns and (free or (count < dual and min(lam, lam_bias) > 0)):
+        _gather(indices, values, weights, start, count, F, B, unknowns, bias)
+        if not _solve_dual(count, B, T, G, L, v, unknowns, lam, lam_bias, bias, X[i]):
+            return UNDETERMINED
+        return MINIMUM_NORM if free else SOLVED
+    _normal_equations(
+        indices, values, weights, start, stop, F, B, G, unknowns, bias, lam, lam_bias, base_gram,
+        base_rhs, i,
+    )  # fmt: skip
+    _pivot_floor(G, unknowns, v[0])
+    if cholesky(G, unknowns, v[0], L, v[1]) >= 0:
+        return UNDETERMINED
+    y = v[2]
+    for c in range(unknowns):
+        y[c] = G[c, unknowns]
+    back_substitute(G, unknowns, y, v[1], v[4], v[3])
+    X[i] = v[3]
+    return SOLVED
+
+
+@njit(cache=True, error_model="numpy")
 def half_exact(
     lo, hi, indptr, indices, values, weights, F, X, ridge, ridge_bias, rank, bias, base_gram,
     base_rhs, dual, status, work,
@@ -230,53 +299,14 @@ def half_exact(
 
     Cost: ``n·k·(k+1) + k³/3`` flops a row of ``n`` entries, or ``n²k + n³/3`` in dual form.
     """
-    width = F.shape[1]
     unknowns = rank + 1 if bias else rank
-    B, G, T, L, v = _buffers(work, width)
-    floor, inverse, y, x, t = v[0], v[1], v[2], v[3], v[4]
-    rows = 8 * (-(-unknowns // 8))
-    based = base_gram.size > 0
+    B, G, T, L, v = _buffers(work, F.shape[1])
     for i in range(lo, hi):
-        start = indptr[i]
-        stop = indptr[i + 1]
-        count = stop - start
-        if count == 0 and not based:
-            X[i] = 0
-            status[i] = EMPTY
-            continue
-        lam = ridge[i]
-        lam_bias = ridge_bias[i] if bias else lam
-        free = lam <= 0 and lam_bias <= 0
-        if not based and count < unknowns and (free or (count < dual and min(lam, lam_bias) > 0)):
-            _gather(indices, values, weights, start, count, F, B, unknowns, bias)
-            if _solve_dual(count, B, T, G, L, v, unknowns, lam, lam_bias, bias, X[i]):
-                status[i] = MINIMUM_NORM if free else SOLVED
-            else:
-                status[i] = UNDETERMINED
-            continue
-        if based:
-            G[:rows] = base_gram[:rows]
-        elif count == 0:
-            G[:rows] = 0
-        _row_gram(
-            indices, values, weights, start, stop, F, B, G, unknowns, bias, not based
-        )
-        for c in range(rank):
-            G[c, c] += lam
-        if bias:
-            G[rank, rank] += lam_bias
-        if based:
-            for c in range(unknowns):
-                G[c, unknowns] += base_rhs[i, c]
-        _pivot_floor(G, unknowns, floor)
-        if cholesky(G, unknowns, floor, L, inverse) >= 0:
-            status[i] = UNDETERMINED
-            continue
-        for c in range(unknowns):
-            y[c] = G[c, unknowns]
-        back_substitute(G, unknowns, y, inverse, t, x)
-        X[i] = x
-        status[i] = SOLVED
+        status[i] = _solve_row(
+            i, indptr, indices, values, weights, F, X, ridge[i],
+            ridge_bias[i] if bias else ridge[i], unknowns, bias, base_gram, base_rhs, dual, B, G,
+            T, L, v,
+        )  # fmt: skip
 
 
 @njit(cache=True, error_model="numpy", parallel=True)
@@ -582,6 +612,347 @@ def half_gradient_par(
 
 
 @njit(cache=True, error_model="numpy")
+def half_nonnegative(
+    lo, hi, indptr, indices, values, weights, F, X, ridge, ridge_bias, rank, bias, base_gram,
+    base_rhs, n_passes, rtol, status, work,
+):  # fmt: skip
+    """Replace rows ``lo … hi-1`` of ``X`` by the solution with non-negative factor entries.
+
+    Coordinate descent on the normal equations of :func:`half_exact` from the old row, whose
+    negative entries are set to zero first; the bias may have either sign.
+
+    Layout: as :func:`half_exact`. A row ends after ``n_passes`` passes over its coordinates, or
+    when no coordinate moved by more than ``rtol`` times the largest one. A coordinate whose
+    diagonal is not positive becomes zero. ``status`` gets SOLVED or EMPTY.
+
+    Cost: ``n·k·(k+1)`` flops a row of ``n`` entries, plus ``2·k²`` a pass.
+    """
+    unknowns = rank + 1 if bias else rank
+    B, G, _, _, v = _buffers(work, F.shape[1])
+    x, r = v[0], v[1]
+    for i in range(lo, hi):
+        start = indptr[i]
+        stop = indptr[i + 1]
+        if start == stop and base_gram.size == 0:
+            X[i] = 0
+            status[i] = EMPTY
+            continue
+        _normal_equations(
+            indices, values, weights, start, stop, F, B, G, unknowns, bias, ridge[i],
+            ridge_bias[i] if bias else ridge[i], base_gram, base_rhs, i,
+        )  # fmt: skip
+        for c in range(unknowns):
+            r[c] = G[c, unknowns]
+            x[c] = X[i, c]
+            if c < rank and not x[c] > 0:
+                x[c] = 0
+            for d in range(c):
+                G[c, d] = G[d, c]
+        for c in range(unknowns):
+            for d in range(unknowns):
+                r[d] -= x[c] * G[c, d]
+        for _ in range(n_passes):
+            moved = x[0] * 0
+            largest = x[0] * 0
+            for c in range(unknowns):
+                if not G[c, c] > 0:
+                    x[c] = 0
+                    continue
+                new = x[c] + r[c] / G[c, c]
+                if c < rank and new < 0:
+                    new = x[c] * 0
+                change = new - x[c]
+                if change != 0:
+                    x[c] = new
+                    for d in range(unknowns):
+                        r[d] -= change * G[c, d]
+                moved = max(moved, abs(change))
+                largest = max(largest, abs(new))
+            if moved <= rtol * largest:
+                break
+        for c in range(unknowns):
+            X[i, c] = x[c]
+        status[i] = SOLVED
+
+
+@njit(cache=True, error_model="numpy", parallel=True)
+def half_nonnegative_par(
+    bounds, indptr, indices, values, weights, F, X, ridge, ridge_bias, rank, bias, base_gram,
+    base_rhs, n_passes, rtol, status, work,
+):  # fmt: skip
+    """Run :func:`half_nonnegative` over chunks of rows in parallel.
+
+    Layout: ``bounds (chunks+1,)`` int64 from :func:`row_chunks`, one row of ``work`` per thread.
+
+    Cost: that of :func:`half_nonnegative`, divided by the threads.
+    """
+    for c in prange(len(bounds) - 1):
+        half_nonnegative(
+            bounds[c], bounds[c + 1], indptr, indices, values, weights, F, X, ridge, ridge_bias,
+            rank, bias, base_gram, base_rhs, n_passes, rtol, status, work[get_thread_id()],
+        )  # fmt: skip
+
+
+@njit(cache=True, error_model="numpy")
+def half_gibbs(
+    lo, hi, indptr, indices, values, weights, F, X, alpha, precision, mean, normals, rank, bias,
+    status, work,
+):  # fmt: skip
+    """Draw rows ``lo … hi-1`` of ``X`` from their conditional normal distributions.
+
+    Row ``i`` has precision ``H = alpha·Σ_e w_e f_e f_eᵀ + diag(precision)`` and mean
+    ``H⁻¹(alpha·Σ_e w_e r_e f_e + precision·mean)``; with ``H/alpha = UᵀU`` the draw is
+    ``U⁻¹(U⁻ᵀ g/alpha + normals_i/√alpha)``. Rows without data are drawn from the prior.
+
+    Layout: as :func:`half_exact`; ``precision`` and ``mean (≥ rank + bias,)``,
+    ``normals (rows, ≥ rank + bias)`` standard normal, ``precision > 0``. ``status`` gets SOLVED, or
+    UNDETERMINED where the factorisation failed (row left alone).
+
+    Cost: that of :func:`half_exact` in primal form.
+    """
+    unknowns = rank + 1 if bias else rank
+    B, G, _, L, v = _buffers(work, F.shape[1])
+    floor, inverse, y, x, t = v[0], v[1], v[2], v[3], v[4]
+    rows = 8 * (-(-unknowns // 8))
+    spread = 1 / math.sqrt(alpha)
+    for i in range(lo, hi):
+        start = indptr[i]
+        stop = indptr[i + 1]
+        if start == stop:
+            G[:rows] = 0
+        _row_gram(indices, values, weights, start, stop, F, B, G, unknowns, bias, True)
+        for c in range(unknowns):
+            prior = precision[c] / alpha
+            G[c, c] += prior
+            G[c, unknowns] += prior * mean[c]
+        _pivot_floor(G, unknowns, floor)
+        if cholesky(G, unknowns, floor, L, inverse) >= 0:
+            status[i] = UNDETERMINED
+            continue
+        for c in range(unknowns):
+            y[c] = G[c, unknowns] + spread * normals[i, c]
+        back_substitute(G, unknowns, y, inverse, t, x)
+        X[i] = x
+        status[i] = SOLVED
+
+
+@njit(cache=True, error_model="numpy", parallel=True)
+def half_gibbs_par(
+    bounds, indptr, indices, values, weights, F, X, alpha, precision, mean, normals, rank, bias,
+    status, work,
+):  # fmt: skip
+    """Run :func:`half_gibbs` over chunks of rows in parallel.
+
+    Layout: ``bounds (chunks+1,)`` int64 from :func:`row_chunks`, one row of ``work`` per thread.
+
+    Cost: that of :func:`half_gibbs`, divided by the threads.
+    """
+    for c in prange(len(bounds) - 1):
+        half_gibbs(
+            bounds[c], bounds[c + 1], indptr, indices, values, weights, F, X, alpha, precision,
+            mean, normals, rank, bias, status, work[get_thread_id()],
+        )  # fmt: skip
+
+
+@njit(cache=True, error_model="numpy")
+def _mix(counter):
+    """Hash a 64-bit counter (the finaliser of splitmix64)."""
+    z = counter * np.uint64(0x9E3779B97F4A7C15)
+    z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return z ^ (z >> np.uint64(31))
+
+
+@njit(cache=True, error_model="numpy")
+def _sketch_row(indices, values, weights, start, stop, F, B, SA, unknowns, bias, nonzeros, seed):
+    """Set ``SA`` to a sparse-sign sketch of one row's regression, right-hand side included.
+
+    Every entry goes to one row in each of ``nonzeros`` equal groups of rows, with a random sign.
+    """
+    width = F.shape[1]
+    vectors = unknowns // lanes_of(F) + 1
+    group = len(SA) // nonzeros
+    SA[:] = 0
+    size = 1 / math.sqrt(F.dtype.type(nonzeros))
+    done = start
+    while done < stop:
+        count = min(CHUNK, stop - done)
+        _gather(indices, values, weights, done, count, F, B, unknowns, bias)
+        for t in range(count):
+            for g in range(nonzeros):
+                counter = np.uint64(done + t) * np.uint64(nonzeros) + np.uint64(g)
+                bits = _mix(_mix(counter) ^ seed)
+                row = g * group + np.int64(
+                    ((bits >> np.uint64(33)) * np.uint64(group)) >> np.uint64(31)
+                )
+                factor = size if bits & np.uint64(1) else -size
+                add_row(B, t * width, SA, row * width, factor, vectors)
+        done += count
+
+
+@njit(cache=True, error_model="numpy")
+def half_sketch(
+    lo, hi, indptr, indices, values, weights, F, X, ridge, ridge_bias, rank, bias, sketch_rows,
+    nonzeros, seed, n_steps, rtol, status, work,
+):  # fmt: skip
+    """Solve rows ``lo … hi-1`` of ``X`` by sketch-and-precondition regression.
+
+    A row with more than ``sketch_rows`` entries is compressed by a sparse-sign matrix ``S``; the
+    Cholesky factor ``R`` of the sketched normal equations gives the start ``argmin |S(Ax - b)|``
+    and the preconditioner of conjugate gradients on ``|AR⁻¹z - b|``. A shorter row is its own
+    sketch and solved exactly.
+
+    Layout: as :func:`half_exact`; ``work`` from :func:`row_workspace` with ``sketch_rows``, a
+    multiple of ``nonzeros``. ``seed`` uint64: the signs depend on it and on the position of an
+    entry alone. A row stops when ``|R⁻ᵀ Aᵀ(b - Ax)| <= rtol·|R⁻ᵀ Aᵀb|`` (sketched), or after
+    ``n_steps`` steps.
+
+    Returns
+    -------
+    int
+        Steps of all rows together.
+
+    Notes
+    -----
+    Cost: ``2·nonzeros·n·k + sketch_rows·k² + k³/3 + (steps + 1)·(4·n·k + 2·k²)`` flops a row of
+    ``n`` entries.
+    """
+    width = F.shape[1]
+    unknowns = rank + 1 if bias else rank
+    B, G, T, L, v = _buffers(work, width)
+    x, r, z, p, q, diagonal, w8, t = v[8], v[9], v[10], v[11], v[12], v[13], v[14], v[4]
+    inverse = v[1]
+    begin = _work_size(width)
+    SA = work[begin : begin + sketch_rows * width].reshape(sketch_rows, width)
+    none = np.empty((0, 0), F.dtype)
+    zero = F[0, 0] * 0
+    steps = 0
+    for i in range(lo, hi):
+        start = indptr[i]
+        stop = indptr[i + 1]
+        lam = ridge[i]
+        lam_bias = ridge_bias[i] if bias else lam
+        ready = stop - start > sketch_rows
+        if ready:
+            _sketch_row(
+                indices, values, weights, start, stop, F, B, SA, unknowns, bias, nonzeros, seed
+            )
+            gram(SA, sketch_rows, G, unknowns, True)
+            for c in range(unknowns):
+                diagonal[c] = lam if c < rank else lam_bias
+                G[c, c] += diagonal[c]
+            _pivot_floor(G, unknowns, v[0])
+            ready = cholesky(G, unknowns, v[0], L, inverse) < 0
+        if not ready:
+            status[i] = _solve_row(
+                i, indptr, indices, values, weights, F, X, lam, lam_bias, unknowns, bias, none,
+                none, 0, B, G, T, L, v,
+            )  # fmt: skip
+            continue
+        size = zero
+        for c in range(unknowns):
+            r[c] = G[c, unknowns]
+            size += r[c] * r[c]
+        limit = rtol * rtol * size
+        back_substitute(G, unknowns, r, inverse, t, x)
+        own = zero
+        p[:] = x
+        if bias:
+            own = x[rank]
+            p[rank] = 1
+        total = _normal_pass(indices, values, weights, start, stop, F, p, own, True, w8, r)
+        if bias:
+            r[rank] = total
+        for c in range(unknowns):
+            r[c] -= diagonal[c] * x[c]
+        rz = _precondition(G, unknowns, r, inverse, w8, t, q, z)
+        p[:] = z
+        for _ in range(n_steps):
+            if not rz > limit:
+                break
+            own = zero
+            if bias:
+                own = p[rank]
+                p[rank] = 0
+            total = _normal_pass(indices, values, weights, start, stop, F, p, own, False, w8, q)
+            if bias:
+                p[rank] = own
+                q[rank] = total
+            curvature = zero
+            for c in range(unknowns):
+                q[c] += diagonal[c] * p[c]
+                curvature += p[c] * q[c]
+            if not curvature > 0:
+                break
+            step = rz / curvature
+            for c in range(unknowns):
+                x[c] += step * p[c]
+                r[c] -= step * q[c]
+            new = _precondition(G, unknowns, r, inverse, w8, t, q, z)
+            for c in range(unknowns):
+                p[c] = z[c] + new / rz * p[c]
+            rz = new
+            steps += 1
+        X[i] = x
+        status[i] = SOLVED
+    return steps
+
+
+@njit(cache=True, error_model="numpy")
+def _precondition(G, unknowns, r, inverse, w8, t, y, z):
+    """Set ``z = (UᵀU)⁻¹ r`` and return ``r·z``."""
+    y[:] = r
+    forward_substitute(G, unknowns, y, inverse, w8)
+    total = y[0] * 0
+    for c in range(unknowns):
+        total += y[c] * y[c]
+    back_substitute(G, unknowns, y, inverse, t, z)
+    return total
+
+
+@njit(cache=True, error_model="numpy", parallel=True)
+def half_sketch_par(
+    bounds, indptr, indices, values, weights, F, X, ridge, ridge_bias, rank, bias, sketch_rows,
+    nonzeros, seed, n_steps, rtol, status, work,
+):  # fmt: skip
+    """Run :func:`half_sketch` over chunks of rows in parallel; return the steps of all rows.
+
+    Layout: ``bounds (chunks+1,)`` int64 from :func:`row_chunks`, one row of ``work`` per thread.
+
+    Cost: that of :func:`half_sketch`, divided by the threads.
+    """
+    steps = 0
+    for c in prange(len(bounds) - 1):
+        steps += half_sketch(
+            bounds[c], bounds[c + 1], indptr, indices, values, weights, F, X, ridge, ridge_bias,
+            rank, bias, sketch_rows, nonzeros, seed, n_steps, rtol, status,
+            work[get_thread_id()],
+        )  # fmt: skip
+    return steps
+
+
+@njit(cache=True, error_model="numpy")
+def fill_robust_weights(residual, perm, weights, delta, power, out):
+    """Set ``out`` to ``w·min(1, delta/|residual|)**power``, the weights of reweighted regressions.
+
+    Layout: ``residual (N,)`` is read at ``e``, or at ``perm[e]`` when ``perm`` is not of size 0;
+    ``weights`` ``(N,)`` or size 0; ``power`` 1 or 2.
+
+    Cost: ``N`` divisions.
+    """
+    weighted = len(weights) > 0
+    permuted = len(perm) > 0
+    for e in range(len(out)):
+        size = abs(residual[perm[e]] if permuted else residual[e])
+        w = out.dtype.type(1)
+        if size > delta:
+            w = delta / size
+            if power == 2:
+                w *= w
+        out[e] = w * weights[e] if weighted else w
+
+
+@njit(cache=True, error_model="numpy")
 def pair_products(rows, columns, U, V, rank, bias, p, out):
     """Set ``out[e] = U[rows[e]]·V[columns[e]]``, plus both biases when there are any.
 
@@ -637,11 +1008,10 @@ def pad_factor(factor: np.ndarray, own_bias: np.ndarray | None = None) -> np.nda
 
 
 def row_workspace(
-    rank: int, bias: bool, dtype: np.typing.DTypeLike, n_threads: int = 1
+    width: int, dtype: np.typing.DTypeLike, n_threads: int = 1, sketch_rows: int = 0
 ) -> np.ndarray:
-    """Return work space for the kernels: one row per thread, any contents."""
-    width = padded_width(rank, bias, dtype)
-    size = max(CHUNK, width) * width + 2 * width * width + 64 + _VECTORS * width
+    """Return work space for the kernels on factors of ``width`` columns: one row per thread."""
+    size = (max(CHUNK, width) + 2 * width + _VECTORS + sketch_rows) * width + 64
     line = 128 // np.dtype(dtype).itemsize
     return aligned_zeros((n_threads, -(-size // line) * line), dtype)
 
@@ -696,20 +1066,16 @@ def _threads(count: int) -> Iterator[None]:
         numba.set_num_threads(before)
 
 
-def _run(serial, parallel, indptr, arguments, width, dtype, n_threads, work):
+def _run(serial, parallel, indptr, arguments, F, n_threads, work, sketch_rows=0):
     """Call the serial or the parallel version of a kernel on all rows."""
     rows = len(indptr) - 1
     threads = _thread_count(n_threads, int(indptr[-1]))
     if work is None or len(work) < threads:
-        size = max(CHUNK, width) * width + 2 * width * width + 64 + _VECTORS * width
-        line = 128 // np.dtype(dtype).itemsize
-        work = aligned_zeros((threads, -(-size // line) * line), dtype)
+        work = row_workspace(F.shape[1], F.dtype, threads, sketch_rows)
     if threads == 1:
         return serial(0, rows, indptr, *arguments, work[0])
     with _threads(threads):
-        return parallel(
-            row_chunks(indptr, _CHUNKS_PER_THREAD * threads), indptr, *arguments, work
-        )
+        return parallel(row_chunks(indptr, _CHUNKS_PER_THREAD * threads), indptr, *arguments, work)
 
 
 def _per_row(value, rows, dtype):
@@ -738,14 +1104,15 @@ def solve_rows(
     base_gram: np.ndarray | None = None,
     base_rhs: np.ndarray | None = None,
     dual: int | None = None,
+    nonnegative: bool = False,
     n_threads: int | None = 1,
     work: np.ndarray | None = None,
 ) -> SolveReport:
     """Replace ``X`` by the exact solution of every row's regression on the fixed factor ``F``.
 
     Row ``i`` minimises ``Σ_e w_e (values_e - b_e - c_i - f_e·x_i)² + ridge_i |x_i|² +
-    ridge_bias_i c_i²`` over its entries ``e``, where ``f_e, b_e`` are the factor and the bias in row
-    ``indices[e]`` of ``F`` (biases only when ``bias``).
+    ridge_bias_i c_i²`` over its entries ``e``, where ``f_e, b_e`` are the factor and the bias in
+    row ``indices[e]`` of ``F`` (biases only when ``bias``).
 
     Parameters
     ----------
@@ -770,6 +1137,9 @@ def solve_rows(
         Added to the right-hand sides; given exactly when ``base_gram`` is.
     dual : int, optional
         Rows with fewer entries than this use the dual form; default about ``0.7·rank``, 0 never.
+    nonnegative : bool, default=False
+        Restrict the factor entries (not the bias) to be non-negative, by coordinate descent from
+        the present ``X``.
     n_threads : int or None, default=1
         ``None``: numba's current number of threads. Small problems use one.
     work : ndarray, optional
@@ -795,10 +1165,31 @@ def solve_rows(
     gram_ = _optional(base_gram, dtype, 2)
     rhs = _optional(base_rhs, dtype, 2)
     weights_ = _optional(weights, dtype)
-    arguments = (
-        indices, values, weights_, F, X, ridge, ridge_bias, rank, bias, gram_, rhs, limit, status,
+    common = (indices, values, weights_, F, X, ridge, ridge_bias, rank, bias, gram_, rhs)
+    if nonnegative:
+        rtol = 10 * np.finfo(dtype).eps
+        arguments = (*common, _DESCENT_PASSES, rtol, status)
+        _run(half_nonnegative, half_nonnegative_par, indptr, arguments, F, n_threads, work)
+    else:
+        arguments = (*common, limit, status)
+        _run(half_exact, half_exact_par, indptr, arguments, F, n_threads, work)
+    n_repaired = _repair(
+        status, indptr, indices, values, weights, F, X, ridge, ridge_bias, unknowns, base_gram,
+        base_rhs,
     )  # fmt: skip
-    _run(half_exact, half_exact_par, indptr, arguments, F.shape[1], dtype, n_threads, work)
+    return _report(status, n_repaired, 0)
+
+
+def _report(status, n_repaired, n_steps):
+    empty = int(np.count_nonzero(status == EMPTY))
+    return SolveReport(empty, int(np.count_nonzero(status == MINIMUM_NORM)), n_repaired, n_steps)
+
+
+def _repair(
+    status, indptr, indices, values, weights, F, X, ridge, ridge_bias, unknowns, base_gram,
+    base_rhs,
+):  # fmt: skip
+    """Solve the rows that a kernel left alone; return their number."""
     failed = np.flatnonzero(status == UNDETERMINED)
     for i in failed:
         entries = slice(indptr[i], indptr[i + 1])
@@ -807,16 +1198,11 @@ def solve_rows(
             values[entries].astype(np.float64),
             None if weights is None else weights[entries],
             float(ridge[i]),
-            float(ridge_bias[i]) if bias else None,
+            float(ridge_bias[i]) if len(ridge_bias) else None,
             None if base_gram is None else base_gram[:unknowns, :unknowns],
             None if base_rhs is None else base_rhs[i, :unknowns],
         )
-    return SolveReport(
-        int(np.count_nonzero(status == EMPTY)),
-        int(np.count_nonzero(status == MINIMUM_NORM)),
-        len(failed),
-        0,
-    )
+    return len(failed)
 
 
 def _least_norm_row(A, b, weights, ridge, ridge_bias, base_gram, base_rhs):
@@ -887,8 +1273,131 @@ def solve_rows_cg(
         _per_row(ridge_bias, rows if bias else 0, dtype), rank, bias, scale, n_steps,
         dtype.type(rtol),
     )  # fmt: skip
-    steps = _run(half_cg, half_cg_par, indptr, arguments, F.shape[1], dtype, n_threads, work)
+    steps = _run(half_cg, half_cg_par, indptr, arguments, F, n_threads, work)
     return SolveReport(int(np.count_nonzero(np.diff(indptr) == 0)), 0, 0, int(steps))
+
+
+def solve_rows_sketch(
+    indptr: np.ndarray,
+    indices: np.ndarray,
+    values: np.ndarray,
+    F: np.ndarray,
+    X: np.ndarray,
+    *,
+    rank: int,
+    ridge: float | np.ndarray,
+    seed: int,
+    bias: bool = False,
+    ridge_bias: float | np.ndarray = 0.0,
+    weights: np.ndarray | None = None,
+    oversample: float = 4.0,
+    nonzeros: int = 4,
+    n_steps: int = 100,
+    rtol: float = 1e-6,
+    n_threads: int | None = 1,
+    work: np.ndarray | None = None,
+) -> SolveReport:
+    """Solve every row's regression by sketch-and-precondition.
+
+    Parameters
+    ----------
+    indptr, indices, values, F, X, rank, ridge, bias, ridge_bias, weights, n_threads
+        As in :func:`solve_rows`.
+    seed : int
+        Seed of the sketches, 0 … 2**64-1; the result depends on it and not on the threads.
+    oversample : float, default=4.0
+        Rows of a sketch over unknowns, above 1; 2 to 4 are usual.
+    nonzeros : int, default=4
+        Non-zeros per column of a sketching matrix, 1 to 8.
+    n_steps : int, default=100
+        Largest number of conjugate-gradient steps of a row.
+    rtol : float, default=1e-6
+        Relative norm of the preconditioned gradient at which a row stops.
+    work : ndarray, optional
+        From :func:`row_workspace` with ``oversample·unknowns`` rows of sketch, rounded up to a
+        multiple of ``nonzeros``.
+
+    Returns
+    -------
+    SolveReport
+        ``n_steps`` is the number of steps of all rows together.
+
+    Notes
+    -----
+    Cost: ``N·k·(2·nonzeros + 4·(steps + 1))`` flops, plus ``(oversample + 1/3)·k³`` a row.
+
+    References
+    ----------
+    .. [1] V. Rokhlin, M. Tygert, "A fast randomized algorithm for overdetermined linear
+       least-squares regression", PNAS 105 (2008).
+    """
+    dtype = F.dtype
+    rows = len(indptr) - 1
+    unknowns = rank + int(bias)
+    sketch_rows = nonzeros * math.ceil(oversample * unknowns / nonzeros)
+    ridge = _per_row(ridge, rows, dtype)
+    ridge_bias = _per_row(ridge_bias, rows if bias else 0, dtype)
+    status = np.empty(rows, dtype=np.int8)
+    arguments = (
+        indices, values, _optional(weights, dtype), F, X, ridge, ridge_bias, rank, bias,
+        sketch_rows, nonzeros, np.uint64(seed), n_steps, dtype.type(rtol), status,
+    )  # fmt: skip
+    steps = _run(half_sketch, half_sketch_par, indptr, arguments, F, n_threads, work, sketch_rows)
+    n_repaired = _repair(
+        status, indptr, indices, values, weights, F, X, ridge, ridge_bias, unknowns, None, None
+    )
+    return _report(status, n_repaired, int(steps))
+
+
+def sample_rows(
+    indptr: np.ndarray,
+    indices: np.ndarray,
+    values: np.ndarray,
+    F: np.ndarray,
+    X: np.ndarray,
+    *,
+    rank: int,
+    alpha: float,
+    precision: np.ndarray,
+    mean: np.ndarray,
+    normals: np.ndarray,
+    bias: bool = False,
+    weights: np.ndarray | None = None,
+    n_threads: int | None = 1,
+    work: np.ndarray | None = None,
+) -> SolveReport:
+    """Draw every row of ``X`` from its conditional distribution in the Gibbs sampler.
+
+    Parameters
+    ----------
+    indptr, indices, values, F, X, rank, bias, weights, n_threads, work
+        As in :func:`solve_rows`; ``X`` is overwritten.
+    alpha : float
+        Precision of the noise, positive.
+    precision, mean : ndarray of shape (rank + bias,)
+        Prior precision (positive) and mean of every column.
+    normals : ndarray of shape (rows, rank + bias)
+        Independent standard normal numbers.
+
+    Returns
+    -------
+    SolveReport
+        ``n_repaired`` counts rows that could not be drawn and kept their value (precision of the
+        prior too small for the arithmetic).
+
+    Notes
+    -----
+    Cost: ``N·k·(k+1) + rows·k³/3`` flops.
+    """
+    dtype = F.dtype
+    status = np.empty(len(indptr) - 1, dtype=np.int8)
+    arguments = (
+        indices, values, _optional(weights, dtype), F, X, dtype.type(alpha),
+        np.ascontiguousarray(precision, dtype=dtype), np.ascontiguousarray(mean, dtype=dtype),
+        np.ascontiguousarray(normals, dtype=dtype), rank, bias, status,
+    )  # fmt: skip
+    _run(half_gibbs, half_gibbs_par, indptr, arguments, F, n_threads, work)
+    return _report(status, int(np.count_nonzero(status == UNDETERMINED)), 0)
 
 
 def rotate_factors(F: np.ndarray, X: np.ndarray, rank: int) -> np.ndarray:
@@ -953,7 +1462,7 @@ def residuals(
     out = np.empty(len(values), dtype=dtype) if out is None else out
     squares = np.empty(len(indptr) - 1)
     arguments = (indices, values, _optional(weights, dtype), F, X, rank, bias, out, squares)
-    _run(half_residual, half_residual_par, indptr, arguments, F.shape[1], dtype, n_threads, work)
+    _run(half_residual, half_residual_par, indptr, arguments, F, n_threads, work)
     return out, float(squares.sum())
 
 
@@ -1001,8 +1510,63 @@ def factor_gradient(
         _optional(weights, dtype), F, X, _per_row(ridge, rows, dtype),
         _per_row(ridge_bias, rows if bias else 0, dtype), rank, bias, out,
     )  # fmt: skip
-    _run(half_gradient, half_gradient_par, indptr, arguments, F.shape[1], dtype, n_threads, work)
+    _run(half_gradient, half_gradient_par, indptr, arguments, F, n_threads, work)
     return out
+
+
+def robust_weights(
+    residual: np.ndarray,
+    delta: float,
+    *,
+    power: int = 1,
+    weights: np.ndarray | None = None,
+    perm: np.ndarray | None = None,
+    out: np.ndarray | None = None,
+) -> np.ndarray:
+    """Return the weights of one round of iteratively reweighted least squares.
+
+    ``w·min(1, delta/|residual|)**power``: power 1 is the Huber loss, and tends to the l1 loss (up
+    to the factor ``delta``) as ``delta`` goes to 0; power 2 lets large residuals fade faster.
+
+    Parameters
+    ----------
+    residual : ndarray of shape (N,)
+        From :func:`residuals`.
+    delta : float
+        Residuals up to this size keep their weight; positive.
+    power : {1, 2}, default=1
+    weights : ndarray of shape (N,), optional
+        Observation weights, in the order of the result.
+    perm : ndarray of shape (N,), optional
+        Position of every entry in ``residual``, see :func:`factor_gradient`.
+    out : ndarray of shape (N,), optional
+        Receives the result.
+
+    Returns
+    -------
+    ndarray of shape (N,)
+    """
+    dtype = residual.dtype
+    out = np.empty(len(residual), dtype=dtype) if out is None else out
+    perm = np.empty(0, dtype=np.int64) if perm is None else perm
+    fill_robust_weights(residual, perm, _optional(weights, dtype), dtype.type(delta), power, out)
+    return out
+
+
+def ridge_penalty(
+    X: np.ndarray,
+    *,
+    rank: int,
+    ridge: float | np.ndarray,
+    bias: bool = False,
+    ridge_bias: float | np.ndarray = 0.0,
+) -> float:
+    """Return ``Σ_i ridge_i |x_i|² + ridge_bias_i b_i²`` of a padded factor, in float64."""
+    norms = np.einsum("ij,ij->i", X[:, :rank], X[:, :rank], dtype=np.float64)
+    total = float(np.sum(norms * ridge))
+    if bias:
+        total += float(np.sum(X[:, rank].astype(np.float64) ** 2 * ridge_bias))
+    return total
 
 
 def predict_pairs(
