@@ -19,7 +19,7 @@ from lowrank_opt.core.errors import (
     ParameterError,
     ProblemError,
 )
-from lowrank_opt.core.problem import Problem
+from lowrank_opt.core.problem import Certificate, Problem
 from lowrank_opt.recovery import kernels_observations as kernels
 from lowrank_opt.recovery.certificates import (
     CHUNK,
@@ -37,8 +37,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
     from numpy.typing import ArrayLike, NDArray
-
-    from lowrank_opt.core.problem import Certificate
 
 __all__ = ["MatrixCompletion"]
 
@@ -641,7 +639,8 @@ class MatrixCompletion(Problem):
         Certificate
             See Notes for ``residual``. ``details`` has ``relative_residual`` (weighted norm of
             ``M - X`` on the observed entries over that of ``M - offset``), ``rmse`` (weighted),
-            ``numerical_rank`` of ``U @ V.T``, and norms of the gradient's parts.
+            ``numerical_rank`` of ``U @ V.T``, and norms of the gradient's parts. A point with
+            NaN or infinite factors has an infinite residual.
 
         Notes
         -----
@@ -687,9 +686,12 @@ class MatrixCompletion(Problem):
         if isinstance(x, LowRankSamples):
             return certify_samples(self, x)
         x = self.point(x)
-        if self.penalty == "nuclear":
-            return certify_gap(self, x)
-        return certify_stationary(self, x)
+        grade = certify_gap if self.penalty == "nuclear" else certify_stationary
+        try:
+            with np.errstate(over="ignore", invalid="ignore"):
+                return grade(self, x)
+        except np.linalg.LinAlgError:  # the factors, or their squares, are not finite
+            return Certificate(math.inf, "point that is not finite", math.inf)
 
     def fingerprint(self) -> Mapping[str, Any]:
         """Shape, type, parameters and a hash over a sample of the data, as JSON values."""

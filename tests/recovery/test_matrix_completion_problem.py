@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import pickle
+import tracemalloc
 
 import cvxpy as cp
 import numpy as np
@@ -529,6 +530,36 @@ def test_large_spectral_norms_are_estimates_and_say_so(rng, monkeypatch):
         estimated.details["spectral_norm"], proved.details["spectral_norm_bound"], rtol=1e-8
     )
     assert estimated.residual < 1e-7
+
+
+@pytest.mark.parametrize("penalty", ["ridge", "nuclear"])
+@pytest.mark.parametrize("bad", [np.nan, np.inf, 1e200])
+def test_points_that_are_not_finite_are_graded_infinite(bad, penalty, rng):
+    problem = MatrixCompletion.from_dense(masked(rng), rank=K, reg=0.1, penalty=penalty)
+    x = random_point(rng, biases=False)
+    x.U[2, 1] = bad
+    x.V[3, 1] = bad
+    assert not problem.certificate(x).residual < 1e100
+
+
+def test_memory_of_the_oracles_does_not_grow_with_the_data(rng):
+    m, n, k = 3000, 2000, 10
+    linear = np.unique(rng.integers(0, m * n, 600_000))
+    values = rng.standard_normal(linear.size).astype(np.float32)
+    problem = MatrixCompletion.from_coo(
+        linear // n, linear % n, values, (m, n), rank=k, reg=0.1, biases=True
+    )
+    x = random_point(rng, m, n, k, problem.offset, dtype=np.float32)
+    problem.certificate(x)  # compiles
+    fresh = dataclasses.replace(problem)
+    tracemalloc.start()
+    fresh.certificate(x)
+    fresh.objective(x)
+    fresh.gradient(x)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 6e6
+    assert problem.observations.nbytes > 9e6
 
 
 # -- draws of a sampler -------------------------------------------------------------------------
