@@ -203,7 +203,15 @@ def read_npz(path: str | os.PathLike[str]) -> tuple[dict[str, Any], dict[str, An
         header = dict(json.loads(members.pop(_HEADER).tobytes().decode()))
     except (FileNotFoundError, PermissionError, IsADirectoryError):
         raise
-    except (OSError, ValueError, TypeError, KeyError, EOFError, zipfile.BadZipFile) as error:
+    except (
+        OSError,
+        ValueError,
+        TypeError,
+        LookupError,
+        EOFError,
+        RuntimeError,
+        zipfile.BadZipFile,
+    ) as error:
         raise CheckpointError(
             f"{path} is damaged or was not written by lowrank_opt: {error}"
         ) from error
