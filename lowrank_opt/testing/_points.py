@@ -74,7 +74,9 @@ def _key(leaf: Any) -> tuple[Any, ...]:
     if is_array(leaf):
         host = to_host(leaf)
         return type(leaf), str(leaf.dtype), host.shape, host.tobytes()
-    return type(leaf), np.asarray(leaf).tobytes()
+    if isinstance(leaf, (float, complex, np.generic)):
+        return type(leaf), np.asarray(leaf).tobytes()
+    return type(leaf), repr(leaf)
 
 
 def snapshot(value: Any) -> dict[str, Any]:
