@@ -99,7 +99,7 @@ class AlternatingMinimization(Solver):
     cg_steps : int, default=3
         Steps per row and half sweep of "cg".
     sketch_size : float, default=4.0
-        Rows of the sketch per unknown, at least 1; "sketch" only.
+        Rows of the sketch per unknown, above 1; "sketch" only.
     inner_tol : float, default=1e-10
         Relative residual to which "sketch" solves a row.
     finalize : bool, default=True
@@ -161,7 +161,7 @@ class AlternatingMinimization(Solver):
     _parameter_constraints: ClassVar[dict[str, list[Any]]] = {
         "inner": [StrOptions({"auto", "cholesky", "cg", "dual", "sketch"})],
         "cg_steps": [Interval(Integral, 1, None)],
-        "sketch_size": [Interval(Real, 1, None)],
+        "sketch_size": [Interval(Real, 1, None, closed="neither")],
         "inner_tol": [Interval(Real, 0, 1, closed="neither")],
         "finalize": ["boolean"],
         "start": [StrOptions({"spectral", "random"})],
@@ -375,14 +375,17 @@ class AlternatingMinimization(Solver):
         elif method == "sketch":
             assert state.rng is not None
             report = kernels.solve_rows_sketch(
-                *data, size=self.sketch_size, rtol=self.inner_tol,
-                seed=int(state.rng.integers(1 << 63)), **arguments,
-            )  # fmt: skip
-        elif method == "nonnegative":
-            report = kernels.solve_rows_nonnegative(*data, **arguments)
+                *data,
+                oversample=self.sketch_size,
+                rtol=self.inner_tol,
+                seed=int(state.rng.integers(1 << 63)),
+                **arguments,
+            )
         else:
             dual = k + int(problem.biases) if method == "dual" else None
-            report = kernels.solve_rows(*data, dual=dual, **arguments)
+            report = kernels.solve_rows(
+                *data, dual=dual, nonnegative=problem.nonnegative, **arguments
+            )
         state.count(inner_iterations=report.n_steps, repaired_rows=report.n_repaired)
         if report.n_minimum_norm:
             state.message = (
@@ -412,8 +415,16 @@ class AlternatingMinimization(Solver):
             total += part
         scale = problem.loss_at_zero
         state.residual = math.sqrt(total / scale) if scale else math.sqrt(total)
-        penalty = _penalty(problem, state, cache)
-        objective = loss + penalty
+        objective = loss + sum(
+            kernels.ridge_penalty(
+                X,
+                rank=problem.rank,
+                ridge=side.ridge,
+                bias=problem.biases,
+                ridge_bias=side.ridge_bias,
+            )
+            for X, side in ((state.U, cache.rows), (state.V, cache.cols))
+        )
         state.count(passes=2)
         if not (math.isfinite(state.residual) and math.isfinite(objective)):
             state.residual = math.nan
@@ -523,15 +534,14 @@ def _majorizer(
     problem: MatrixCompletion, errors: NDArray[Any], weights: NDArray[Any] | None
 ) -> NDArray[Any]:
     """Return ``w·rho'(e)/(2e)``: half the curvature of the touching quadratic."""
-    size = np.abs(errors)
     if problem.loss == "huber":
-        delta = size.dtype.type(problem.huber_delta)
-        out = delta / np.maximum(size, delta)
-    else:
-        # Where the residual is rounding, its quadratic is that of the rounding level.
-        unit = problem.loss_at_zero / problem.observations.total_weight
-        out = 0.5 / np.maximum(size, size.dtype.type(10 * np.finfo(size.dtype).eps * unit))
-    return out if weights is None else out * weights
+        return kernels.robust_weights(errors, problem.huber_delta, weights=weights)
+    # Where the residual is rounding, its quadratic is that of the rounding level.
+    unit = problem.loss_at_zero / problem.observations.total_weight
+    floor = 10.0 * float(np.finfo(errors.dtype).eps) * unit
+    out = kernels.robust_weights(errors, floor, weights=weights)
+    out *= errors.dtype.type(0.5 / floor)
+    return out
 
 
 def _loss(problem: MatrixCompletion, errors: NDArray[Any], weights: Any) -> float:
@@ -540,13 +550,3 @@ def _loss(problem: MatrixCompletion, errors: NDArray[Any], weights: Any) -> floa
         delta = problem.huber_delta
         size = np.where(size <= delta, size * size, delta * (2.0 * size - delta))
     return float(size.sum() if weights is None else size @ weights)
-
-
-def _penalty(problem: MatrixCompletion, state: AlternatingState, cache: _Cache) -> float:
-    total = 0.0
-    k = problem.rank
-    for X, side in ((state.U, cache.rows), (state.V, cache.cols)):
-        total += float(side.ridge @ np.einsum("ik,ik->i", X[:, :k], X[:, :k], dtype=np.float64))
-        if problem.biases:
-            total += float(side.ridge_bias @ np.square(X[:, k], dtype=np.float64))
-    return total

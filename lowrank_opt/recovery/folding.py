@@ -55,8 +55,7 @@ def fold_in(problem: MatrixCompletion, model: LowRankMatrix, rows: Observations)
     X = kernels.pad_factor(np.zeros((rows.shape[0], k), dtype), zeros)
     mass = rows.row_weights**problem.scaling_power
     reg_bias = problem.reg if problem.reg_bias is None else problem.reg_bias
-    solve = kernels.solve_rows_nonnegative if problem.nonnegative else kernels.solve_rows
-    solve(
+    kernels.solve_rows(
         rows.indptr,
         rows.indices,
         rows.values.astype(dtype) - dtype.type(model.offset),
@@ -67,6 +66,7 @@ def fold_in(problem: MatrixCompletion, model: LowRankMatrix, rows: Observations)
         bias=bias,
         ridge_bias=(reg_bias * mass).astype(dtype),
         weights=None if rows.weights is None else rows.weights.astype(dtype),
+        nonnegative=problem.nonnegative,
         n_threads=None,
     )
     row_bias = X[:, k].copy() if bias else None
