@@ -604,16 +604,17 @@ class MatrixCompletion(Problem):
         -------
         LowRankMatrix
             Its ``U``, ``V``, ``row_bias``, ``col_bias`` (``None`` without biases) are the partial
-            derivatives, in float64. With ``penalty="nuclear"`` the objective is taken in its
-            factored form ``1/2 (sum w e^2 + reg (|U|^2 + |V|^2))``; for the l1 loss the sign of 0
-            is 0.
+            derivatives, in float64. For the l1 loss the sign of 0 is 0; the nuclear norm is
+            differentiable where both factors have full column rank, elsewhere this is one of its
+            sub-gradients.
 
         Notes
         -----
         Cost: ``8·N·k`` flops.
         """
         x = self.point(x)
-        factor = 1.0 if self.penalty == "nuclear" else 2.0
+        nuclear = self.penalty == "nuclear"
+        factor = 1.0 if nuclear else 2.0
         parts: list[NDArray[Any]] = []
         biases: list[NDArray[Any] | None] = []
         for side in self.sides(x):
@@ -624,6 +625,9 @@ class MatrixCompletion(Problem):
                 g[part] = factor * bias
             parts.append(G)
             biases.append(g if self.biases else None)
+        if nuclear:
+            for G, slope in zip(parts, _nuclear_slopes(x), strict=True):
+                G += self.reg * slope
         return LowRankMatrix(*parts, 0.0, *biases)
 
     def certificate(self, x: Any) -> Certificate:
@@ -723,9 +727,12 @@ class MatrixCompletion(Problem):
 
     def sides(self, x: LowRankMatrix) -> tuple[Side, Side]:
         """The rows, and the columns, as seen by the certificate."""
+        rows, cols = self.row_ridge, self.col_ridge
+        if self.penalty == "nuclear":  # its penalty is not a sum over rows
+            rows, cols = np.zeros(self.shape[0]), np.zeros(self.shape[1])
         return (
-            Side(self, self.observations, x, self.row_ridge, self.row_bias_ridge),
-            Side(self, self.observations.T, x.T, self.col_ridge, self.col_bias_ridge),
+            Side(self, self.observations, x, rows, self.row_bias_ridge),
+            Side(self, self.observations.T, x.T, cols, self.col_bias_ridge),
         )
 
     def row_blocks(self) -> Iterator[tuple[int, int, slice]]:
@@ -785,6 +792,15 @@ class MatrixCompletion(Problem):
                 y *= obs.weights[a : a + CHUNK]
             total += float(y.sum())
         return total
+
+
+def _nuclear_slopes(x: LowRankMatrix) -> tuple[NDArray[Any], NDArray[Any]]:
+    """Derivatives of the nuclear norm of ``U V^T = P S Q^T``: ``P Q^T V`` and ``Q P^T U``."""
+    (Q_u, R_u), (Q_v, R_v) = (np.linalg.qr(F.astype(np.float64)) for F in (x.U, x.V))
+    left, values, right = np.linalg.svd(R_u @ R_v.T, full_matrices=False)
+    keep = values > np.finfo(np.float64).eps * max(x.shape) * values.max(initial=0.0)
+    turn = left[:, keep] @ right[keep]
+    return Q_u @ (turn @ R_v), Q_v @ (turn.T @ R_u)
 
 
 def _factorize(ids: NDArray[Any], name: str) -> tuple[NDArray[Any], NDArray[np.int64]]:

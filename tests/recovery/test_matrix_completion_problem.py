@@ -17,6 +17,7 @@ from lowrank_opt.core.errors import ProblemError
 from lowrank_opt.recovery import LowRankMatrix, LowRankSamples, MatrixCompletion, Observations
 from lowrank_opt.recovery import certificates as module
 from lowrank_opt.recovery.certificates import spectral_norm_bounds
+from lowrank_opt.testing import check_problem
 
 M, N, K = 14, 11, 3
 
@@ -117,16 +118,32 @@ def test_gradient_is_the_derivative(biases, options, rng):
             x.offset,
             *(getattr(x, name) + t * getattr(d, name) for name in names[2:]),
         )
-        if problem.penalty == "nuclear":  # the factored form
-            e = problem.residual(moved)
-            w = problem.observations.weights
-            return 0.5 * w @ e**2 + 0.15 * (np.sum(moved.U**2) + np.sum(moved.V**2))
         return problem.objective(moved)
 
     g = problem.gradient(x)
     assert (g.row_bias is not None) == biases
     slope = sum(np.sum(getattr(g, name) * getattr(d, name)) for name in names)
     np.testing.assert_allclose((f(1e-6) - f(-1e-6)) / 2e-6, slope, rtol=1e-7)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"biases": True},
+        {"loss": "huber"},
+        {"loss": "l1"},
+        {"penalty": "nuclear"},
+        {"nonnegative": True},
+    ],
+)
+def test_problem_passes_the_common_checks(options, rng):
+    X = masked(rng)
+    problem = MatrixCompletion.from_dense(X, rank=K, reg=0.2, **options)
+    biases = options.get("biases", False)
+    points = [random_point(rng, k=k, offset=problem.offset, biases=biases) for k in (K, 1)]
+    other = MatrixCompletion.from_dense(2 * X, rank=K, reg=0.2, **options)
+    check_problem(problem, *points, other=other)
 
 
 def test_oracles_in_blocks_and_in_float32_agree(rng, monkeypatch):
