@@ -71,6 +71,10 @@ class Checkpoint:
         """Whether `every_seconds` have passed since the last writing."""
         return time.monotonic() - self._written >= self.every_seconds
 
+    def check(self, problem: Problem, solver: Solver) -> None:
+        """Raise now if problem or parameters cannot be named in a file, not hours later."""
+        _identity(problem, solver)
+
     def save(self, problem: Problem, solver: Solver, state: State) -> Path:
         """Write `state` now."""
         from lowrank_opt import __version__
@@ -114,7 +118,12 @@ def _identity(problem: Problem, solver: Solver) -> dict[str, Any]:
         "problem": type(problem).__name__,
         "data": dict(problem.fingerprint()),
     }
-    return json.loads(json.dumps(identity))
+    try:
+        return json.loads(json.dumps(identity))
+    except TypeError as error:
+        raise CheckpointError(
+            f"{type(problem).__name__}.fingerprint() must return JSON values: {error}"
+        ) from error
 
 
 def _is_json(value: Any) -> bool:
@@ -126,6 +135,8 @@ def _digest(value: Any) -> str:
     arrays: dict[str, Any] = {}
     if hasattr(value, "get_params"):
         return repr(value)
+    if hasattr(value, "__qualname__"):  # functions and classes
+        return f"{value.__module__}:{value.__qualname__}"
     tree = json.dumps(encode(value, arrays))
     digest = hashlib.sha256(tree.encode())
     for name in arrays:

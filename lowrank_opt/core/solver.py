@@ -200,6 +200,8 @@ class Solver(Parameters, abc.ABC):
             raise ParameterError(
                 f"{type(self).__name__}.solve: give x0 (warm start) or state (resume), not both"
             )
+        if checkpoint is not None:
+            checkpoint.check(problem, self)
         if state is None and checkpoint is not None and checkpoint.resume:
             from pathlib import Path
 
@@ -260,6 +262,8 @@ class Solver(Parameters, abc.ABC):
                 elif self.max_time is not None and time.perf_counter() - start >= self.max_time:
                     status = Status.TIME_LIMIT
                 if status is not None:
+                    if history is not None:  # a limit: the last iterate, due or not
+                        history.record(problem, state, point, last=True)
                     break
                 if checkpoint is not None and checkpoint.due():
                     checkpoint.save(problem, self, state)
