@@ -232,13 +232,17 @@ def _subgradient_distance(problem: MatrixCompletion, x: LowRankMatrix) -> float:
         lipschitz = float(np.linalg.norm(v))
         if lipschitz == 0.0:
             return best
-    step, momentum, y, start = 1.0 / (1.1 * lipschitz), 1.0, s, best
-    for _ in range(_L1_STEPS):
+    step, momentum, y, last = 1.0 / (1.1 * lipschitz), 1.0, s, math.inf
+    for k in range(_L1_STEPS):
         value, slope = value_and_slope(y, 1.0)
         if np.array_equal(y[zero], np.clip(y[zero], -1.0, 1.0)):
             best = min(best, value)
-        if best <= 1e-20 * start:
+        if best <= 1e-20 * problem.loss_at_zero:
             break
+        if k % 25 == 24:
+            if best > 0.999 * last:
+                break
+            last = best
         previous, s = s, np.where(zero, np.clip(y - step * slope, -1.0, 1.0), y)
         following = 0.5 * (1.0 + math.sqrt(1.0 + 4.0 * momentum * momentum))
         y = s + (momentum - 1.0) / following * (s - previous)

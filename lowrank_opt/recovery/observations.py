@@ -263,6 +263,11 @@ class Observations:
         ------
         ProblemError, ProblemTypeError
             As in `from_coo`.
+
+        Warns
+        -----
+        EfficiencyWarning
+            Another format than CSR, CSC and COO, and the COO copy takes over 100 MB.
         """
         _host(X, "X")
         if not sp.issparse(X):
