@@ -21,6 +21,7 @@ extensions = [
     "sphinx.ext.mathjax",
 ]
 exclude_patterns = ["_build"]
+templates_path = ["_templates"]
 myst_enable_extensions = ["deflist", "dollarmath"]
 myst_heading_anchors = 3
 # CONTRIBUTING.md and CHANGELOG.md are included from the top of the repository.
@@ -43,6 +44,11 @@ html_theme_options = {
     "show_prev_next": False,
     "show_toc_level": 2,
     "secondary_sidebar_items": {"**": ["page-toc"], "index": []},
+}
+# These pages have no sections beside them.
+html_sidebars = {
+    page: []
+    for page in ("get_started", "choosing_a_solver", "performance", "contributing", "whats_new")
 }
 html_show_sourcelink = False
 

@@ -50,7 +50,7 @@ class HasGradient(Protocol):
 
 @runtime_checkable
 class HasProx(Protocol):
-    """``prox(x, step)`` of the non-smooth part: argmin over z of g(z) + |z - x|^2 / (2 step)."""
+    """``prox(x, step)`` of the non-smooth part: argmin over z of g(z) + ‖z - x‖² / (2 step)."""
 
     def prox(self, x: Any, step: float) -> Any: ...
 

@@ -144,9 +144,9 @@ class MatrixFactorization(CallbackSupportMixin, TransformerMixin, BaseEstimator)
 
     Attributes
     ----------
-    components_ : ndarray of shape (rank_, n_cols)
+    components_ : ndarray of shape (rank, n_cols)
         Column factors, transposed (posterior mean for "accurate").
-    row_factors_ : ndarray of shape (n_rows, rank_)
+    row_factors_ : ndarray of shape (n_rows, rank)
         Row factors.
     row_bias_, col_bias_ : ndarray or None
         Biases.
@@ -435,7 +435,7 @@ class MatrixFactorization(CallbackSupportMixin, TransformerMixin, BaseEstimator)
 
         Parameters
         ----------
-        rows : array-like of ids, or array of shape (n, n_features_in_)
+        rows : array-like of ids, or array of shape (n, n_features_in)
             Rows by position or id. Without `cols`: new rows, NaN = missing; they are folded in and
             completely predicted.
         cols : array-like or None, default=None
@@ -446,7 +446,7 @@ class MatrixFactorization(CallbackSupportMixin, TransformerMixin, BaseEstimator)
         Returns
         -------
         values : ndarray
-            Of the broadcast shape, or (n, n_features_in_).
+            Of the broadcast shape, or (n, n_features_in).
         std : ndarray
             Only with `return_std`.
         """
@@ -479,12 +479,12 @@ class MatrixFactorization(CallbackSupportMixin, TransformerMixin, BaseEstimator)
 
         Parameters
         ----------
-        X : array-like or sparse matrix of shape (n, n_features_in_)
+        X : array-like or sparse matrix of shape (n, n_features_in)
             Observed entries of the rows.
 
         Returns
         -------
-        ndarray of shape (n, rank_)
+        ndarray of shape (n, rank)
             Each row's exact solution with the columns' factors fixed. A training row gives its
             training factor.
         """
@@ -541,7 +541,7 @@ class MatrixFactorization(CallbackSupportMixin, TransformerMixin, BaseEstimator)
 
         Parameters
         ----------
-        X : array-like or sparse matrix of shape (n, n_features_in_)
+        X : array-like or sparse matrix of shape (n, n_features_in)
             Rows.
         y : None
             Ignored.
@@ -600,9 +600,9 @@ class LowRankImputer(CallbackSupportMixin, OneToOneFeatureMixin, TransformerMixi
 
     Attributes
     ----------
-    components_ : ndarray of shape (rank_, n_features_in_)
+    components_ : ndarray of shape (rank, n_features_in)
         Column factors, transposed, for scaled columns.
-    mean_, scale_ : ndarray of shape (n_features_in_,)
+    mean_, scale_ : ndarray of shape (n_features_in,)
         Centre and scale of the columns.
     rank_ : int
         Rank used.
@@ -699,12 +699,12 @@ class LowRankImputer(CallbackSupportMixin, OneToOneFeatureMixin, TransformerMixi
 
         Parameters
         ----------
-        X : array-like of shape (n_samples, n_features_in_)
+        X : array-like of shape (n_samples, n_features_in)
             NaN is missing.
 
         Returns
         -------
-        ndarray of shape (n_samples, n_features_in_)
+        ndarray of shape (n_samples, n_features_in)
             A copy with every NaN replaced.
         """
         check_is_fitted(self)
