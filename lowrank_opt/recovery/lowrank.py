@@ -75,7 +75,7 @@ def _check_size(shape: tuple[int, ...], dtype: np.dtype[Any], max_bytes: float |
 
 @dataclass(frozen=True, eq=False)
 class LowRankMatrix:
-    r"""The matrix ``offset + row_bias_i + col_bias_j + u_i . v_j``, kept as factors.
+    r"""The matrix ``offset + row_bias_i + col_bias_j + u_i·v_j``, kept as factors.
 
     Parameters
     ----------
