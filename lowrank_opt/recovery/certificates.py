@@ -60,7 +60,7 @@ class Side:
         self.ridge, self.bias_ridge = ridge, bias_ridge
         self.bias = x.row_bias
         if problem.biases and self.bias is None:
-            self.bias = np.zeros(x.shape[0])
+            self.bias = np.zeros(x.shape[0], x.dtype)
 
     def half_gradients(
         self,
@@ -68,7 +68,7 @@ class Side:
         """Half the gradient of the objective, some thousands of rows at a time."""
         obs, x, problem = self.obs, self.x, self.problem
         own, other = np.ascontiguousarray(x.U), np.ascontiguousarray(x.V)
-        weights = np.empty(0, obs.dtype) if obs.weights is None else obs.weights
+        weights = or_empty(obs.weights, obs.dtype)
         scale = problem.huber_delta if problem.loss == "huber" else 1.0
         step = max(1, CHUNK // max(x.rank, 1))
         for start in range(0, x.shape[0], step):
@@ -76,7 +76,13 @@ class Side:
             G, g = np.empty((part.stop - start, x.rank)), np.zeros(part.stop - start)
             sums = kernels.half_gradient(
                 *(obs.indptr, obs.indices, obs.values, weights, part.start, part.stop),
-                *(own, other, or_empty(self.bias), or_empty(x.col_bias), x.offset),
+                *(
+                    own,
+                    other,
+                    or_empty(self.bias, x.dtype),
+                    or_empty(x.col_bias, x.dtype),
+                    x.offset,
+                ),
                 *(LOSSES[problem.loss], scale, G, g),
             )
             G += self.ridge[part, None] * own[part]
@@ -127,9 +133,9 @@ class Side:
         return scaled, 2.0 * math.sqrt(square), Sums(*totals)
 
 
-def or_empty(array: NDArray[Any] | None) -> NDArray[Any]:
+def or_empty(array: NDArray[Any] | None, dtype: np.dtype[Any]) -> NDArray[Any]:
     """The array, or one of length 0: what the kernels take for "none"."""
-    return np.empty(0) if array is None else array
+    return np.empty(0, dtype) if array is None else array
 
 
 def divide(a: NDArray[np.float64], b: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -752,7 +752,8 @@ class MatrixCompletion(Problem):
         kernels.residuals(
             *(indptr, obs.indices, obs.values),
             *(np.ascontiguousarray(x.U[start:stop]), np.ascontiguousarray(x.V)),
-            *(or_empty(x.row_bias)[start:stop], or_empty(x.col_bias), x.offset, e),
+            *(or_empty(x.row_bias, x.dtype)[start:stop], or_empty(x.col_bias, x.dtype)),
+            *(x.offset, e),
         )
         return e
 
