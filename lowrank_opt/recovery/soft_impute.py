@@ -40,7 +40,9 @@ __all__ = ["BiScaling", "SoftImpute", "SoftImputeState", "biscale", "debias", "s
 
 # Directions of the residual enter together when their values are within this factor of the
 # largest: the rank then grows from below, as on a path of decreasing reg.
-_GROWTH = 0.4
+_GROWTH = 0.5
+# They wait until the part of the residual that the factors can still remove is this much smaller.
+_SETTLED = 0.5
 _FIRST_STEPS, _CHECK_STEPS, _DEPTH, _MAX_DEPTH = 8, 24, 20, 100
 # Iterations without progress after which a run counts as stalled; "als" converges linearly.
 _PATIENCE = {"exact": 6, "als": 50}
@@ -383,7 +385,8 @@ class SoftImpute(Solver):
         U, s, V = state.U, state.s, state.V
         spectrum: Spectrum = work.spectrum
         level = max(reg, _GROWTH * spectrum.top)
-        settled = max(spectral_norm(work.RV - U @ work.core.astype(U.dtype)), 0.0) <= spectrum.top
+        outside = spectral_norm(work.RV - U @ work.core.astype(U.dtype))
+        settled = outside <= _SETTLED * spectrum.top
         new = spectrum.values > level if settled or not s.size else spectrum.values > np.inf
         for extend in [new, new & False] if new.any() else [new]:
             state.U, state.s, state.V = self._threshold(problem, state, U, s, V, extend)
