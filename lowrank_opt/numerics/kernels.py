@@ -90,18 +90,27 @@ def norm(x):
     return largest * math.sqrt(_sum_of_squares(x, largest))
 
 
-@njit(cache=True, error_model="numpy")
-def _keep_above(buffer, kept, tau, total):
-    """Drop entries at or below tau; returns the count and the next lower bound of the root."""
-    survivors = 0
+@njit(cache=True, error_model="numpy", fastmath={"reassoc", "contract"})
+def _above(x, tau):
+    """Number and sum of the entries above tau; vectorised."""
+    number = 0
     mass = 0.0
+    for i in range(x.size):
+        above = x[i] > tau
+        number += above
+        mass += x[i] if above else 0.0
+    return number, mass
+
+
+@njit(cache=True, error_model="numpy")
+def _compact(buffer, kept, tau):
+    """Move the entries above tau to the front."""
+    survivors = 0
     for i in range(kept):
         y = buffer[i]
-        above = y > tau
         buffer[survivors] = y
-        survivors += above
-        mass += y if above else 0.0
-    return survivors, mass, max(tau, (mass - total) / max(survivors, 1))
+        survivors += y > tau
+    return survivors
 
 
 @njit(cache=True, error_model="numpy")
@@ -129,21 +138,26 @@ def simplex_threshold(x, total, buffer):
         bound -= 4 * np.finfo(x.dtype).eps * (abs(top) + abs(tau))
         if start < full and not _any_above(x, start, x.dtype.type(bound)):
             continue
+        before = kept
         for i in range(start, min(start + _BLOCK, n)):
             y = float(x[i]) - top
-            above = y > tau
             buffer[kept] = y
-            kept += above
-            mass += y if above else 0.0
+            kept += y > tau
+        mass += _above(buffer[before:kept], tau)[1]
         tau = max(tau, (mass - total) / max(kept, 1))
         if kept >= limit:
-            kept, mass, tau = _keep_above(buffer, kept, tau, total)
+            kept = _compact(buffer, kept, tau)
+            mass = _above(buffer[:kept], tau)[1]
             limit = max(2 * kept, 1024)
+    last = -1
     while True:
-        survivors, mass, tau = _keep_above(buffer, kept, tau, total)
-        if survivors == kept:
+        number, mass = _above(buffer[:kept], tau)
+        if number == last:
             return top, tau
-        kept = survivors
+        if 2 * number < kept:
+            kept = _compact(buffer, kept, tau)
+        last = number
+        tau = max(tau, (mass - total) / max(number, 1))
 
 
 @njit(cache=True, error_model="numpy")
@@ -316,7 +330,6 @@ def collect_rows(x, thresholds, values, indices):
             if v > bound:
                 values[row, above], indices[row, above] = v, i
                 above += 1
-                equal = min(equal, k - above)
             elif v == bound and above + equal < k:
                 equal += 1
                 values[row, k - equal], indices[row, k - equal] = v, i
