@@ -69,6 +69,7 @@ class Side:
         obs, x, problem = self.obs, self.x, self.problem
         own, other = np.ascontiguousarray(x.U), np.ascontiguousarray(x.V)
         weights = or_empty(obs.weights, obs.dtype)
+        bias, other_bias = or_empty(self.bias, x.dtype), or_empty(x.col_bias, x.dtype)
         scale = problem.huber_delta if problem.loss == "huber" else 1.0
         step = max(1, CHUNK // max(x.rank, 1))
         for start in range(0, x.shape[0], step):
@@ -76,13 +77,7 @@ class Side:
             G, g = np.empty((part.stop - start, x.rank)), np.zeros(part.stop - start)
             sums = kernels.half_gradient(
                 *(obs.indptr, obs.indices, obs.values, weights, part.start, part.stop),
-                *(
-                    own,
-                    other,
-                    or_empty(self.bias, x.dtype),
-                    or_empty(x.col_bias, x.dtype),
-                    x.offset,
-                ),
+                *(own, other, bias, other_bias, x.offset),
                 *(LOSSES[problem.loss], scale, G, g),
             )
             G += self.ridge[part, None] * own[part]

@@ -625,8 +625,7 @@ def _check_chunks(
             negative[0] += int(np.count_nonzero(below))
             if negative[1] < 0:
                 negative[1] = begin + int(np.argmax(below))
-        if not (bad_values[0] or bad_weights[0] or negative[0]):
-            kernels.count_entries(cols, weights, counts)
+        kernels.count_entries(cols, weights, counts)
         begin += rows.size
     for name, (number, first), what in (
         ("values", bad_values, "not finite"),
