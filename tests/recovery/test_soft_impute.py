@@ -400,7 +400,11 @@ def test_no_dense_matrix_is_allocated():
             ProblemError,
             "biases",
         ),
-        (lambda p: SoftImpute().solve(p, x0=(np.ones((4, 1)), np.ones((3, 1)))), ProblemError, "shape"),
+        (
+            lambda p: SoftImpute().solve(p, x0=(np.ones((4, 1)), np.ones((3, 1)))),
+            ProblemError,
+            "shape",
+        ),
         (lambda p: soft_impute_path(p, []), ParameterError, "regs"),
         (lambda p: soft_impute_path(p, [1.0, -1.0]), ParameterError, "regs"),
         (lambda p: soft_impute_path(p, n_regs=0), ParameterError, "n_regs"),
