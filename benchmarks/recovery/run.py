@@ -194,7 +194,7 @@ def tuning_plan() -> list[dict]:
             jobs.append(
                 {
                     "section": "tune", "system": system, "measure": "search", "data": "S",
-                    "grid": grid, "counts": counts, "parameters": {"threads": 1},
+                    "grid": grid, "counts": counts, "parameters": {"threads": 1}, "repetitions": 1,
                 }
             )  # fmt: skip
     return jobs

@@ -112,7 +112,9 @@ def search(job, split):
     system = _system(job, **setting)
     merged = split.merged()
     system.prepare(merged.train, merged.shape)
-    seconds = measure.repeat(lambda: measure.timed(system.fit, n), repetitions=3, budget=10.0)
+    seconds = measure.repeat(
+        lambda: measure.timed(system.fit, n), repetitions=job.get("repetitions", 3), budget=10.0
+    )
     return {
         "settings": tried,
         "best": {**setting, "n": n},
