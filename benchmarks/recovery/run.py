@@ -53,7 +53,7 @@ def plan(full: bool) -> list[dict]:
             }
         )
 
-    few = {"repetitions": 5, "budget": 60.0 if full else 10.0}
+    few = {"repetitions": 5, "budget": 60.0 if full else 6.0}
     # Seconds per sweep.
     base = {"biases": True, "dtype": "float32", "threads": 1}
     ranks = [10, 20, 50, 100, 200]
@@ -90,7 +90,7 @@ def plan(full: bool) -> list[dict]:
     # Error against time, every point a fit from scratch.
     tuned = _tuned()
     short = [1, 2, 3, 4, 6, 8, 12, 16]
-    often = {"repetitions": 5 if full else 3, "budget": 20.0 if full else 3.0}
+    often = {"repetitions": 5, "budget": 20.0 if full else 2.0}
 
     def curve(system: str, counts: list[int], **parameters) -> None:
         parameters = {**base, **tuned.get(f"{system}, k={parameters['rank']}", {}), **parameters}
