@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from numbers import Integral
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -66,6 +66,8 @@ class SoftImputeState(State):
         Seed of what is random in it.
     objective : float
         Objective at the iterate.
+    dual_scale : float
+        The dual point is the residual times this.
     gap_within : float
         Relative duality gap if no direction outside the factors were missing.
     excess : float
@@ -83,6 +85,7 @@ class SoftImputeState(State):
     start: Any = None
     seed: int = 0
     objective: float = np.inf
+    dual_scale: float = 0.0
     gap_within: float = np.inf
     excess: float = np.inf
     best_objective: float = np.inf
@@ -99,7 +102,6 @@ class _Work:
     RU: Any = None
     core: Any = None
     spectrum: Any = None
-    duals: Any = field(default=None, repr=False)
 
 
 class SoftImpute(Solver):
@@ -267,8 +269,12 @@ class SoftImpute(Solver):
     def duals(self, problem: Any, state: SoftImputeState) -> NDArray[Any]:
         """The dual point on the observed entries, by rows."""
         if state.cache is None:
-            self._evaluate(problem, state, count=False)
-        return state.cache.entries.res[0] * state.cache.entries.dtype.type(state.cache.duals)
+            entries = Entries(problem)
+            root = np.sqrt(state.s).astype(entries.dtype)
+            entries.residual(state.U * root, state.V * root)
+        else:
+            entries = state.cache.entries
+        return entries.res[0] * entries.dtype.type(state.dual_scale)
 
     def path(self, problem: MatrixCompletion, regs: Sequence[float]) -> list[Result]:
         """Solve for each value of `regs` in the given order, each from the answer before.
@@ -316,8 +322,8 @@ class SoftImpute(Solver):
             """Relative gap if the largest value outside the factors is `outside`."""
             norm = float(np.linalg.norm(inside + np.diag([0.0, outside]), 2))
             t = max(product / square, 0.0) if square else 0.0
-            work.duals = min(t, reg / norm) if norm else t
-            dual = work.duals * (product - 0.5 * work.duals * square)
+            state.dual_scale = min(t, reg / norm) if norm else t
+            dual = state.dual_scale * (product - 0.5 * state.dual_scale * square)
             return max(state.objective - dual, 0.0) / state.objective if state.objective else 0.0
 
         for least in (_FIRST_STEPS, _CHECK_STEPS):
@@ -340,9 +346,9 @@ class SoftImpute(Solver):
                 state.count(lanczos_steps=spectrum.values.size)
             if state.residual > self.tol:
                 break
-        residual, duals = state.residual, work.duals
+        residual, scale = state.residual, state.dual_scale
         state.gap_within = gap(min(state.excess, 1.0) * reg)
-        state.residual, work.duals = residual, duals
+        state.residual, state.dual_scale = residual, scale
         if not count:
             return
         state.count(passes=2)
