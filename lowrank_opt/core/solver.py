@@ -361,12 +361,22 @@ class Solver(Parameters, abc.ABC):
             Iterations between two states.
         """
         self.check(problem)
-        with thread_limit(self.n_threads):
+        with thread_limit(self.n_threads), _timed() as elapsed:
             state = self.init(problem, x0)
+        state.time += elapsed()
         while self.terminate(problem, state) is None and state.nit < self.max_iter:
-            with thread_limit(self.n_threads):
+            with thread_limit(self.n_threads), _timed() as elapsed:
                 state = self.step(problem, state, min(n, self.max_iter - state.nit))
+            state.time += elapsed()
             yield state
+
+
+@contextlib.contextmanager
+def _timed() -> Iterator[Callable[[], float]]:
+    """Give the seconds that the block took, compilation excluded."""
+    start, compiled, seconds = time.perf_counter(), compile_clock.read(), 0.0
+    yield lambda: seconds
+    seconds = max(0.0, time.perf_counter() - start - (compile_clock.read() - compiled))
 
 
 class _Intermediate(Result):

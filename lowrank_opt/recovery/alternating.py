@@ -31,6 +31,7 @@ _EXACT_RANK = {4: 64, 8: 48}
 # rounding; the residual alone would not do on plateaus, where it rises for a while.
 _PATIENCE = 20
 _PROGRESS = {4: 1e-6, 8: 1e-10}
+_NEARLY = 1.0 - 1e-4
 
 
 class _Side(NamedTuple):
@@ -44,6 +45,14 @@ class _Side(NamedTuple):
     ridge_bias: NDArray[Any]
     mass: NDArray[np.float64]  # weight sums of the rows
     other_mass: NDArray[np.float64]  # and of the rows of the fixed factor
+
+
+class _Implicit(NamedTuple):
+    """The co-factorised indicator matrix, as it enters the rows' normal equations."""
+
+    gram: NDArray[Any]
+    rhs: NDArray[Any]
+    value: float
 
 
 class _Cache(NamedTuple):
@@ -235,7 +244,7 @@ class AlternatingMinimization(Solver):
         cache = self._prepare(problem, state)
         method = self._method(problem)
         for _ in range(n):
-            if problem.reg > 0 and method != "nonnegative":
+            if problem.reg > 0 and not problem.nonnegative and not problem.implicit_weight:
                 _balance(state.U, state.V, problem.rank, cache)
             self._half_sweep(problem, state, cache, "cols", method)
             self._half_sweep(problem, state, cache, "rows", method)
@@ -266,8 +275,11 @@ class AlternatingMinimization(Solver):
     ) -> tuple[LowRankMatrix, float]:
         """Return the point; after inexact solves, with its rows solved exactly."""
         assert isinstance(state, AlternatingState)
+        if status is Status.NUMERICAL_ERROR:  # in the middle of a step: back to the last check
+            cache = self._prepare(problem, state)
+            return _point(problem, cache.U, cache.V), state.residual
         inexact = self._method(problem) in ("cg", "sketch")
-        usable = status not in (Status.DIVERGED, Status.NUMERICAL_ERROR) and state.nit > 0
+        usable = status is not Status.DIVERGED and state.nit > 0
         if not (self.finalize and inexact and usable):
             return super().answer(problem, state, status)
         final = AlternatingState(U=state.U.copy(), V=state.V, residual=state.residual)
@@ -283,6 +295,8 @@ class AlternatingMinimization(Solver):
     def _method(self, problem: MatrixCompletion) -> str:
         if problem.nonnegative:
             return "nonnegative"
+        if problem.implicit_weight:
+            return "cholesky"
         if self.inner != "auto":
             return self.inner
         exact = problem.rank <= _EXACT_RANK[problem.dtype.itemsize]
@@ -341,6 +355,7 @@ class AlternatingMinimization(Solver):
                     side.indptr, side.indices, side.values, Q, zero, rank=k, ridge=0.0,
                     weights=side.weights, n_threads=None,
                 )  # fmt: skip
+                Q /= np.abs(Q).max(initial=np.finfo(dtype).tiny)  # directions alone matter
             vectors = np.linalg.qr(Q[:, :k].astype(np.float64))[0]
             Q = kernels.pad_factor(vectors.astype(dtype))
         state.count(matvecs=4 * k)
@@ -369,6 +384,9 @@ class AlternatingMinimization(Solver):
             "n_threads": None,
         }
         data = (side.indptr, side.indices, side.values, F, X)
+        if problem.implicit_weight:
+            implicit = self._implicit(problem, cache, which, X)
+            arguments |= {"base_gram": implicit.gram, "base_rhs": implicit.rhs}
         if method == "cg":
             scale = kernels.rotate_factors(F, X, k)
             report = kernels.solve_rows_cg(*data, scale=scale, n_steps=self.cg_steps, **arguments)
@@ -407,30 +425,46 @@ class AlternatingMinimization(Solver):
 
     def _measure(self, problem: MatrixCompletion, state: AlternatingState, cache: _Cache) -> None:
         """Set the residual, with the formula of the certificate and code of the solver."""
-        total = 0.0
+        if not all(np.isfinite(X).all() for X in (state.U, state.V)):
+            self._fall_back(problem, state, cache)
+            return
+        total = shared = 0.0
         for which in ("cols", "rows"):
             side = cache.rows if which == "rows" else cache.cols
             F, X = (state.V, state.U) if which == "rows" else (state.U, state.V)
-            part, loss = self._stationarity(problem, side, F, X, cache)
+            implicit = None
+            if problem.implicit_weight:
+                implicit = self._implicit(problem, cache, which, X)
+                shared += implicit.value
+            part, loss = self._stationarity(problem, side, F, X, cache, implicit)
             total += part
         scale = problem.loss_at_zero
-        state.residual = math.sqrt(total / scale) if scale else math.sqrt(total)
-        objective = loss + sum(
-            kernels.ridge_penalty(
-                X,
-                rank=problem.rank,
-                ridge=side.ridge,
-                bias=problem.biases,
-                ridge_bias=side.ridge_bias,
+        residual = math.sqrt(total / scale) if scale else math.sqrt(total)
+        objective = (
+            loss
+            + shared
+            + sum(
+                kernels.ridge_penalty(
+                    X,
+                    rank=problem.rank,
+                    ridge=side.ridge,
+                    bias=problem.biases,
+                    ridge_bias=side.ridge_bias,
+                )
+                for X, side in ((state.U, cache.rows), (state.V, cache.cols))
             )
-            for X, side in ((state.U, cache.rows), (state.V, cache.cols))
         )
         state.count(passes=2)
-        if not (math.isfinite(state.residual) and math.isfinite(objective)):
-            state.residual = math.nan
-            state.best = _point(problem, cache.U, cache.V)
-            state.best_residual = state.lowest_residual
+        settled = objective > _NEARLY * state.lowest_objective
+        if problem.loss == "l1" and settled and state.nit % 5 == 0:
+            # Where residuals vanish the gradient is a set: its least element costs more, and is
+            # looked for only when the objective has nearly settled.
+            point = _point(problem, state.U, state.V)
+            residual = problem.certificate(point).residual
+        if not (math.isfinite(residual) and math.isfinite(objective)):
+            self._fall_back(problem, state, cache)
             return
+        state.residual = residual
         np.copyto(cache.U, state.U)
         np.copyto(cache.V, state.V)
         small = 1.0 - _PROGRESS[problem.dtype.itemsize]
@@ -440,8 +474,40 @@ class AlternatingMinimization(Solver):
         state.lowest_objective = min(objective, state.lowest_objective)
         state.lowest_residual = min(state.residual, state.lowest_residual)
 
+    def _fall_back(
+        self, problem: MatrixCompletion, state: AlternatingState, cache: _Cache
+    ) -> None:
+        """Mark the run as diverged; the last finite point is the one to return."""
+        state.best, state.best_residual = _point(problem, cache.U, cache.V), state.residual
+        state.residual = math.nan
+
+    def _implicit(
+        self, problem: MatrixCompletion, cache: _Cache, which: str, X: NDArray[Any]
+    ) -> _Implicit:
+        """Minimise over the factor P of the indicator matrix that shares `X`."""
+        side, other = (cache.rows, cache.cols) if which == "rows" else (cache.cols, cache.rows)
+        k, weight = problem.rank, problem.implicit_weight
+        products = _indicator_product(other, X, k)
+        own = X[:, :k].astype(np.float64)
+        gram = own.T @ own + problem.implicit_ridge(len(X)) * np.eye(k)
+        P = np.linalg.solve(gram, products[:, :k].astype(np.float64).T).T
+        value = weight * (problem.observations.nnz - float(np.vdot(P, products[:, :k])))
+        padded = kernels.pad_factor(P.astype(X.dtype), np.zeros(len(P), X.dtype))
+        padded = np.ascontiguousarray(padded[:, : X.shape[1]])
+        base = np.zeros((X.shape[1], X.shape[1]), X.dtype)
+        base[:k, :k] = weight * (P.T @ P)
+        rhs = _indicator_product(side, padded, k)
+        rhs *= X.dtype.type(weight)
+        return _Implicit(base, rhs, value)
+
     def _stationarity(
-        self, problem: MatrixCompletion, side: _Side, F: Any, X: Any, cache: _Cache
+        self,
+        problem: MatrixCompletion,
+        side: _Side,
+        F: Any,
+        X: Any,
+        cache: _Cache,
+        implicit: _Implicit | None,
     ) -> tuple[float, float]:
         """Return the sum of ``g H⁻¹ g`` over one side's rows, and the loss."""
         k, bias = problem.rank, problem.biases
@@ -462,6 +528,8 @@ class AlternatingMinimization(Solver):
         curvature = problem.loss_curvature * side.mass
         g = 0.5 * gradient[:, : k + bias].astype(np.float64)
         ridge = side.ridge.astype(np.float64)
+        if implicit is not None:
+            g[:, :k] += X[:, :k] @ implicit.gram[:k, :k] - implicit.rhs[:, :k]
         if problem.nonnegative:
             H = curvature[:, None] * np.diag(gram) + ridge[:, None]
             own = X[:, :k].astype(np.float64)
@@ -483,6 +551,24 @@ def _point(problem: MatrixCompletion, U: NDArray[Any], V: NDArray[Any]) -> LowRa
     k = problem.rank
     biases = (U[:, k].copy(), V[:, k].copy()) if problem.biases else (None, None)
     return LowRankMatrix(U[:, :k].copy(), V[:, :k].copy(), problem.offset, *biases)
+
+
+def _indicator_product(side: _Side, F: NDArray[Any], k: int) -> NDArray[Any]:
+    """Return the sums of the rows of `F` over each row's entries, padded like `F`."""
+    rows = len(side.indptr) - 1
+    out = kernels.factor_gradient(
+        side.indptr,
+        side.indices,
+        np.ones(len(side.indices), F.dtype),
+        F,
+        np.zeros((rows, F.shape[1]), F.dtype),
+        rank=k,
+        ridge=0.0,
+        n_threads=None,
+    )
+    out[:, :k] *= F.dtype.type(-0.5)  # the gradient at zero is minus twice the product
+    out[:, k:] = 0
+    return out
 
 
 def _orthogonalize(F: NDArray[Any], X: NDArray[Any], k: int) -> None:

@@ -61,6 +61,7 @@ class Side:
         self.bias = x.row_bias
         if problem.biases and self.bias is None:
             self.bias = np.zeros(x.shape[0], x.dtype)
+        self.implicit = implicit_terms(problem, obs, x.U)[1] if problem.implicit_weight else None
 
     def half_gradients(
         self,
@@ -81,6 +82,8 @@ class Side:
                 *(LOSSES[problem.loss], scale, G, g),
             )
             G += self.ridge[part, None] * own[part]
+            if self.implicit is not None:
+                G += self.implicit[part]
             if self.bias is not None:
                 g += self.bias_ridge[part] * self.bias[part]
             yield part, G, g, Sums(*sums)
@@ -148,6 +151,24 @@ def weighted_gram(F: NDArray[Any], weights: NDArray[np.float64]) -> NDArray[np.f
     return gram / weights.sum()
 
 
+def implicit_terms(
+    problem: MatrixCompletion, obs: Observations, factor: NDArray[Any]
+) -> tuple[float, NDArray[np.float64]]:
+    """Value and half the gradient of the co-factorisation that shares one factor.
+
+    With B the 0/1 matrix of what is observed and F the factor, the value is the weight times the
+    minimum over P of ``|B - F P^T|^2 + ridge |P|^2``; by the envelope theorem the gradient is that
+    at the minimising P.
+    """
+    F = factor.astype(np.float64)
+    B = sp.csr_array((np.ones(obs.nnz, np.int8), obs.indices, obs.indptr), shape=obs.shape)
+    products = B.T @ F
+    gram = F.T @ F + problem.implicit_ridge(obs.shape[0]) * np.eye(F.shape[1])
+    P = np.linalg.lstsq(gram, products.T)[0].T
+    value = problem.implicit_weight * (obs.nnz - float(np.vdot(P, products)))
+    return value, problem.implicit_weight * (F @ (P.T @ P) - B @ P)
+
+
 def certify_stationary(problem: MatrixCompletion, x: LowRankMatrix) -> Certificate:
     """Scaled first-order residual of the ridge form."""
     total = 0.0
@@ -165,7 +186,7 @@ def certify_stationary(problem: MatrixCompletion, x: LowRankMatrix) -> Certifica
     return Certificate(
         residual=math.sqrt(total / (problem.loss_at_zero or 1.0)),
         kind=kind,
-        objective=sums.loss + problem.ridge(x),
+        objective=sums.loss + problem.ridge(x) + problem.implicit(x),
         details={**_fit(problem, x, sums.weighted_square), **details},
     )
 

@@ -318,7 +318,7 @@ class MatrixFactorization(CallbackSupportMixin, TransformerMixin, BaseEstimator)
             biases=self.biases,
             center=self.center,
             nonnegative=self.nonnegative,
-            **({"implicit_weight": self.implicit_weight} if self.implicit_weight else {}),
+            implicit_weight=self.implicit_weight,
         )
         solver = resolve_solver(
             self.method if self.solver is None else self.solver,

@@ -54,7 +54,6 @@ def fold_in(problem: MatrixCompletion, model: LowRankMatrix, rows: Observations)
     zeros = np.zeros(rows.shape[0], dtype) if bias else None
     X = kernels.pad_factor(np.zeros((rows.shape[0], k), dtype), zeros)
     mass = rows.row_weights**problem.scaling_power
-    reg_bias = problem.reg if problem.reg_bias is None else problem.reg_bias
     kernels.solve_rows(
         rows.indptr,
         rows.indices,
@@ -64,7 +63,7 @@ def fold_in(problem: MatrixCompletion, model: LowRankMatrix, rows: Observations)
         rank=k,
         ridge=(problem.reg * mass).astype(dtype),
         bias=bias,
-        ridge_bias=(reg_bias * mass).astype(dtype),
+        ridge_bias=(problem.bias_reg * mass).astype(dtype),
         weights=None if rows.weights is None else rows.weights.astype(dtype),
         nonnegative=problem.nonnegative,
         n_threads=None,

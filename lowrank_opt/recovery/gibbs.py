@@ -160,6 +160,7 @@ class GibbsFactorization(Solver):
             ("penalty='ridge'", problem.penalty != "ridge"),
             ("loss='squared'", problem.loss != "squared"),
             ("nonnegative=False", problem.nonnegative),
+            ("implicit_weight=0", problem.implicit_weight > 0),
         ):
             if wrong:
                 raise UnsupportedProblemError(

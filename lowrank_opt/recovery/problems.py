@@ -28,6 +28,7 @@ from lowrank_opt.recovery.certificates import (
     certify_gap,
     certify_samples,
     certify_stationary,
+    implicit_terms,
     or_empty,
 )
 from lowrank_opt.recovery.lowrank import LowRankMatrix, LowRankSamples
@@ -113,6 +114,12 @@ class MatrixCompletion(Problem):
         ``reg_scaling="none"``.
     nonnegative : bool, default=False
         Constrain both factors (not the biases) to be at least 0. Not with "nuclear".
+    implicit_weight : float, default=0.0
+        Weight :math:`\tau` of two more terms, which let what was observed speak as well as the
+        values: with B the 0/1 matrix of :math:`\Omega`, add
+        :math:`\tau \min_P (\|B - U P^\top\|_F^2 + \mathrm{reg}\, m^{power} \|P\|_F^2)` and the
+        same for V with :math:`B^\top`. Needs ``reg > 0``; not with "nuclear", "l1" or
+        `nonnegative`.
     row_ids, col_ids : ndarray or None, default=None
         ``row_ids[i]`` is the user's name of row i; set by `from_dataframe`.
 
@@ -164,6 +171,7 @@ class MatrixCompletion(Problem):
     center: bool | None = None
     penalty: str = "ridge"
     nonnegative: bool = False
+    implicit_weight: float = 0.0
     row_ids: NDArray[Any] | None = field(default=None, repr=False)
     col_ids: NDArray[Any] | None = field(default=None, repr=False)
 
@@ -203,6 +211,13 @@ class MatrixCompletion(Problem):
                 "nonnegative=True with loss='l1', for which there is no certificate; take "
                 "loss='huber' with a small loss_scale"
             )
+        implicit = _non_negative(self.implicit_weight, "implicit_weight")
+        plain = self.penalty == "ridge" and self.loss != "l1" and not self.nonnegative and reg > 0
+        if implicit and not plain:
+            raise ParameterError(
+                f"implicit_weight={implicit!r}; expected 0 with penalty='nuclear', loss='l1', "
+                "nonnegative=True or reg=0"
+            )
         # `reg_bias` and `center` stay as given: dataclasses.replace(problem, reg=...) then works.
         if self.loss_scale != "auto":
             object.__setattr__(self, "loss_scale", float(self.loss_scale))
@@ -210,6 +225,7 @@ class MatrixCompletion(Problem):
             ("rank", rank),
             ("reg", reg),
             ("biases", bool(self.biases)),
+            ("implicit_weight", implicit),
             ("nonnegative", bool(self.nonnegative)),
         ):
             object.__setattr__(self, name, value)
@@ -582,7 +598,7 @@ class MatrixCompletion(Problem):
         x = self.point(x)
         if self.penalty == "nuclear":
             return 0.5 * self._loss(x) + self.reg * float(x.singular_values().sum())
-        return self._loss(x) + self.ridge(x)
+        return self._loss(x) + self.ridge(x) + self.implicit(x)
 
     def residual(self, x: Any) -> NDArray[np.float64]:
         """``M - X`` on the observed entries, by rows; ndarray of shape (N,), float64."""
@@ -715,7 +731,7 @@ class MatrixCompletion(Problem):
             "sha256": digest.hexdigest(),
             **{
                 name: getattr(self, name)
-                for name in (*options, "centered", "penalty", "nonnegative")
+                for name in (*options, "centered", "penalty", "nonnegative", "implicit_weight")
             },
         }
 
@@ -772,6 +788,16 @@ class MatrixCompletion(Problem):
                 value *= self.observations.weights[part]
             total += float(value.sum())
         return total
+
+    def implicit(self, x: LowRankMatrix) -> float:
+        if not self.implicit_weight:
+            return 0.0
+        obs = self.observations
+        return sum(implicit_terms(self, o, F)[0] for o, F in ((obs, x.U), (obs.T, x.V)))
+
+    def implicit_ridge(self, size: int) -> float:
+        """Ridge on the factors of the indicator matrix, which has `size` entries in each row."""
+        return self.reg * float(size) ** self.scaling_power
 
     def ridge(self, x: LowRankMatrix) -> float:
         total = 0.0
