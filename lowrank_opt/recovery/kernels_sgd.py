@@ -116,7 +116,7 @@ class Lanes(NamedTuple):
 
 
 class Penalty(NamedTuple):
-    """Ridge of one update: ``reg`` times ``row[i]`` and ``col[j]``, or 1 where they are ``None``."""
+    """Ridge of one update: ``reg`` times ``row[i]``, ``col[j]``, or 1 where they are ``None``."""
 
     reg: float
     row: np.ndarray | None
