@@ -23,8 +23,12 @@ class LowRankObservations(ObservedEntries):
 
     Parameters
     ----------
-    rows, cols, values, shape
-        As in :class:`ObservedEntries`; `values` hold noise and outliers.
+    rows, cols : ndarray of shape (n_observations,), int32
+        Zero-based positions.
+    values : ndarray of shape (n_observations,), float
+        Observed values, noise and outliers included.
+    shape : tuple of int
+        Shape of the matrix.
     U : ndarray of shape (n_rows, rank)
         Left factor of the truth; its Gram matrix is that of `V`.
     V : ndarray of shape (n_cols, rank)

@@ -80,7 +80,7 @@ def fetch_movielens(
     download: bool = True,
     timeout: float = 60.0,
 ) -> Ratings:
-    """MovieLens ratings of one of the stable releases.
+    """Load the MovieLens ratings of one of the stable releases.
 
     The archive is downloaded once, its SHA-256 sum checked, and kept with a parsed copy in the
     data folder; later calls read the copy. An archive that is already there is used without any

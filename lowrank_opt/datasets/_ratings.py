@@ -23,8 +23,12 @@ class Ratings(ObservedEntries):
 
     Parameters
     ----------
-    rows, cols, values, shape
-        As in :class:`ObservedEntries`; a row is a user, a column an item.
+    rows, cols : ndarray of shape (n_observations,), int32
+        Zero-based positions: user and item.
+    values : ndarray of shape (n_observations,), float
+        Ratings.
+    shape : tuple of int
+        Shape of the matrix: users, items.
     user_ids, item_ids : ndarray or None, default=None
         Identifier of each row and of each column; ``None``: the index itself.
     timestamps : ndarray of shape (n_ratings,) or None, default=None
