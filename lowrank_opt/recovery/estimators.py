@@ -10,7 +10,7 @@ import numpy as np
 from sklearn.base import BaseEstimator, OneToOneFeatureMixin, TransformerMixin
 from sklearn.utils.validation import check_is_fitted, validate_data
 
-from lowrank_opt.core.errors import ProblemError
+from lowrank_opt.core.errors import ParameterError, ProblemError
 from lowrank_opt.core.params import COUNT, Interval, StrOptions, make_rng, validate_parameters
 from lowrank_opt.core.sklearn_bridge import (
     CallbackSupportMixin,
@@ -145,7 +145,8 @@ class MatrixFactorization(CallbackSupportMixin, TransformerMixin, BaseEstimator)
     Attributes
     ----------
     components_ : ndarray of shape (rank, n_cols)
-        Column factors, transposed (posterior mean for "accurate").
+        Column factors, transposed (for "accurate" those of the last draw: the draws differ by
+        rotations, so that a mean of factors means nothing).
     row_factors_ : ndarray of shape (n_rows, rank)
         Row factors.
     row_bias_, col_bias_ : ndarray or None
@@ -275,8 +276,13 @@ class MatrixFactorization(CallbackSupportMixin, TransformerMixin, BaseEstimator)
         """
         if not hasattr(self, "result_"):
             return self.fit(X)
-        old, old_model = self._training_, self._mean_model()
+        old, old_model = self._training_, self._one_model()
         old_ids = (self.row_ids_, self.col_ids_)
+        if old_ids[0] is None and isinstance(X, tuple) and len(X) == 3:
+            raise ProblemError(
+                "X has 3 items, that is (row ids, column ids, values), but the model was fitted "
+                "with positions; give (rows, cols, values, shape)"
+            )
         new = self._observations(X, reset=False)
         placed = []
         for side, (before, now) in enumerate(
@@ -307,6 +313,7 @@ class MatrixFactorization(CallbackSupportMixin, TransformerMixin, BaseEstimator)
         self, observations: Observations, X: Any, validation: Any, x0: LowRankMatrix | None
     ) -> MatrixFactorization:
         self._check_parameters()
+        self._training_, self.n_features_in_ = observations, observations.shape[1]
         stopper, observations = self._validation_split(observations, validation)
         problem = MatrixCompletion(
             observations,
@@ -336,11 +343,11 @@ class MatrixFactorization(CallbackSupportMixin, TransformerMixin, BaseEstimator)
         self.result_ = result
         self.model_ = result.x if stopper is None or stopper.best is None else stopper.best
         self.validation_scores_ = None if stopper is None else stopper.scores
-        self._problem_, self._training_ = problem, observations
-        mean = self._mean_model()
-        self.rank_ = mean.rank
-        self.row_factors_, self.components_ = mean.U, mean.V.T
-        self.row_bias_, self.col_bias_, self.offset_ = mean.row_bias, mean.col_bias, mean.offset
+        self._problem_ = problem
+        one = self._one_model()
+        self.rank_ = one.rank
+        self.row_factors_, self.components_ = one.U, one.V.T
+        self.row_bias_, self.col_bias_, self.offset_ = one.row_bias, one.col_bias, one.offset
         self.n_iter_ = max(1, result.nit if stopper is None else stopper.best_nit)
         return self
 
@@ -369,16 +376,13 @@ class MatrixFactorization(CallbackSupportMixin, TransformerMixin, BaseEstimator)
                 row="r", col="c", value="v", rank=1, reg=1.0,
             )  # fmt: skip
             self.row_ids_, self.col_ids_ = named.row_ids, named.col_ids
-            self.n_features_in_ = named.shape[1]
             return named.observations
         if not reset and self.row_ids_ is not None:
             raise ProblemError(
                 "X: the model was fitted with ids; give (row ids, column ids, values)"
             )
         if isinstance(X, tuple):
-            observations = Observations.from_coo(*X)
-            self.n_features_in_ = observations.shape[1]
-            return observations
+            return Observations.from_coo(*X)
         X = validate_data(
             self, X, dtype=_FLOATS, accept_sparse=["csr", "csc", "coo"],
             ensure_all_finite="allow-nan", reset=reset,
@@ -413,10 +417,10 @@ class MatrixFactorization(CallbackSupportMixin, TransformerMixin, BaseEstimator)
     def _last_model(self, shape: tuple[int, int]) -> LowRankMatrix | None:
         if not (self.warm_start and hasattr(self, "model_")):
             return None
-        model = self._mean_model()
+        model = self._one_model()
         return model if model.shape == shape else None
 
-    def _mean_model(self) -> LowRankMatrix:
+    def _one_model(self) -> LowRankMatrix:
         """Return one pair of factors; of samples, the last draw."""
         return self.model_[-1] if isinstance(self.model_, LowRankSamples) else self.model_
 
@@ -470,9 +474,7 @@ class MatrixFactorization(CallbackSupportMixin, TransformerMixin, BaseEstimator)
             self, X, dtype=_FLOATS, accept_sparse=["csr", "csc", "coo"],
             ensure_all_finite="allow-nan", reset=False,
         )  # fmt: skip
-        sparse = hasattr(X, "tocsr")
-        rows = Observations.from_sparse(X) if sparse else Observations.from_dense(X)
-        return fold_in(self._problem_, self._mean_model(), rows)
+        return _fold_dense(self._problem_, self._one_model(), X)
 
     def transform(self, X: Any) -> NDArray[Any]:
         """Return the factors of new rows.
@@ -526,7 +528,7 @@ class MatrixFactorization(CallbackSupportMixin, TransformerMixin, BaseEstimator)
             first = np.atleast_1d(np.asarray(rows))[unknown][0]
             raise ProblemError(f"rows: {first!r} was not in the training data")
         seen = self._training_ if exclude_seen else None
-        columns, scores = best_columns(self._mean_model(), positions, n, seen)
+        columns, scores = best_columns(_mean(self.model_), positions, n, seen)
         if self.col_ids_ is None:
             return columns, scores
         named = np.asarray(self.col_ids_, dtype=object)[columns]
@@ -556,7 +558,7 @@ class MatrixFactorization(CallbackSupportMixin, TransformerMixin, BaseEstimator)
         held = np.arange(obs.nnz) % 5 == 4
         if not held.any():
             raise ProblemError("X has fewer than 5 observed entries; score needs more")
-        model = fold_in(self._problem_, self._mean_model(), obs.select(~held))
+        model = fold_in(self._problem_, self._one_model(), obs.select(~held))
         error = model.predict(obs.rows()[held], obs.indices[held]) - obs.values[held]
         return -float(np.sqrt(np.mean(error.astype(np.float64) ** 2)))
 
@@ -680,6 +682,11 @@ class LowRankImputer(CallbackSupportMixin, OneToOneFeatureMixin, TransformerMixi
             n_threads=self.n_threads,
             random_state=self.random_state,
         )
+        if type(solver).__name__ == "GibbsFactorization":
+            raise ParameterError(
+                "LowRankImputer: GibbsFactorization gives draws, not one pair of factors; take "
+                "another method, or MatrixFactorization(method='accurate')"
+            )
         observations = Observations.from_dense((X - self.mean_) / self.scale_)
         penalty = {"reg": self.reg, "reg_scaling": "count"}
         if type(solver).__name__ == "SoftImpute":
@@ -717,13 +724,7 @@ class LowRankImputer(CallbackSupportMixin, OneToOneFeatureMixin, TransformerMixi
             return X
         part = X[some]
         known = ~missing[some]
-        model = fold_in(
-            self._problem_,
-            self._model_,
-            Observations.from_dense((part - self.mean_) / self.scale_)
-            if known.any()
-            else Observations.from_coo([], [], np.empty(0, X.dtype), part.shape),
-        )
+        model = _fold_dense(self._problem_, self._model_, (part - self.mean_) / self.scale_)
         values = model.to_dense(max_bytes=None) * self.scale_ + self.mean_
         X[some] = np.where(known, part, values)
         return X
@@ -733,6 +734,27 @@ class LowRankImputer(CallbackSupportMixin, OneToOneFeatureMixin, TransformerMixi
         tags.input_tags.allow_nan = True
         tags.transformer_tags.preserves_dtype = ["float64", "float32"]
         return tags
+
+
+def _mean(model: LowRankMatrix | LowRankSamples) -> LowRankMatrix:
+    """Return the posterior mean as one matrix, of S times the rank."""
+    if isinstance(model, LowRankMatrix):
+        return model
+    U, V = (np.concatenate(list(F), axis=1) for F in (model.U, model.V))
+    biases = [None if b is None else b.mean(axis=0) for b in (model.row_bias, model.col_bias)]
+    return LowRankMatrix(U / len(model), V, model.offset, *biases)
+
+
+def _fold_dense(problem: MatrixCompletion, model: LowRankMatrix, X: Any) -> LowRankMatrix:
+    """Fold in the rows of an array or a sparse matrix, which may hold no observation at all."""
+    sparse = hasattr(X, "tocsr")
+    if X.nnz if sparse else not np.isnan(X).all():
+        build = Observations.from_sparse if sparse else Observations.from_dense
+        return fold_in(problem, model, build(X))
+    rows = X.shape[0]
+    row_bias = None if model.row_bias is None else np.zeros(rows, model.dtype)
+    U = np.zeros((rows, model.rank), model.dtype)
+    return LowRankMatrix(U, model.V, model.offset, row_bias, model.col_bias)
 
 
 def _grow(

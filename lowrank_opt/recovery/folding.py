@@ -50,7 +50,13 @@ def fold_in(problem: MatrixCompletion, model: LowRankMatrix, rows: Observations)
             f"X has {rows.shape[1]} columns, the model has {model.shape[1]}; give the same columns"
         )
     dtype, k, bias = model.dtype, model.rank, model.col_bias is not None
-    F = kernels.pad_factor(np.ascontiguousarray(model.V), model.col_bias)
+    V, scale = model.V, np.ones(k, dtype)
+    if problem.penalty == "nuclear":
+        # The nuclear norm is a ridge on factors whose columns are equally long.
+        own, other = (np.linalg.norm(M, axis=0) for M in (model.U, model.V))
+        scale = np.sqrt(np.divide(own, other, out=np.zeros_like(own), where=other > 0))
+        V = V * scale
+    F = kernels.pad_factor(np.ascontiguousarray(V), model.col_bias)
     zeros = np.zeros(rows.shape[0], dtype) if bias else None
     X = kernels.pad_factor(np.zeros((rows.shape[0], k), dtype), zeros)
     mass = rows.row_weights**problem.scaling_power
@@ -69,7 +75,7 @@ def fold_in(problem: MatrixCompletion, model: LowRankMatrix, rows: Observations)
         n_threads=None,
     )
     row_bias = X[:, k].copy() if bias else None
-    return LowRankMatrix(X[:, :k].copy(), model.V, model.offset, row_bias, model.col_bias)
+    return LowRankMatrix(X[:, :k] * scale, model.V, model.offset, row_bias, model.col_bias)
 
 
 def best_columns(
