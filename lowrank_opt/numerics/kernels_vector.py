@@ -332,6 +332,22 @@ def lanes_of(typingctx, A):
 
 
 @intrinsic
+def keep_apart(typingctx):
+    """Mark the calling kernel as not to be inlined.
+
+    numba optimises a kernel together with copies of everything it calls; a large kernel that stays
+    one function compiles once instead of at every place that calls it.
+    """
+    signature = types.void()
+
+    def codegen(context, builder, signature, args):
+        builder.function.attributes.add("noinline")
+        return context.get_dummy_value()
+
+    return signature, codegen
+
+
+@intrinsic
 def prefetch_row(typingctx, F, row):
     """Ask for all cache lines of row ``row`` of a C array ``F``."""
     signature = types.void(F, types.intp)
@@ -751,6 +767,7 @@ def gram(B, n, G, rows, first):
 
     Cost: ``n·rows·(rows + 1)`` useful flops, no memory traffic beyond ``B``.
     """
+    keep_apart()
     width = B.shape[1]
     lanes = lanes_of(B)
     vectors = rows // lanes + 1
@@ -789,6 +806,7 @@ def cholesky(G, unknowns, floor, L, inverse):
     -----
     Cost: ``unknowns³/3 + unknowns²`` flops.
     """
+    keep_apart()
     width = G.shape[1]
     lanes = lanes_of(G)
     vectors = unknowns // lanes + 1
@@ -820,6 +838,7 @@ def back_substitute(G, unknowns, y, inverse, t, x):
 
     Cost: ``unknowns²`` flops.
     """
+    keep_apart()
     lanes = lanes_of(G)
     vectors = unknowns // lanes + 1
     for c in range(len(x)):
@@ -841,6 +860,7 @@ def forward_substitute(G, unknowns, y, inverse, w8):
 
     Cost: ``unknowns²`` flops.
     """
+    keep_apart()
     lanes = lanes_of(G)
     vectors = unknowns // lanes + 1
     for i in range(0, unknowns, 8):

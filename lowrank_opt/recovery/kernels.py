@@ -11,20 +11,22 @@ or size 0, factors ``(rows, width)`` C arrays of one dtype with
 column ``rank`` when there is one, and zeros to the right.  ``indices`` select rows of ``F``.
 
 The functions without underscore and without ``half_`` are the interface of the solvers; the
-``half_…`` kernels work on rows ``lo … hi-1`` and leave all others alone, ``…_par`` runs them over
-chunks of rows in parallel.  Rows do not depend on each other and every reduction has a fixed
-order, so one and many threads give the same bits.
+``half_…`` kernels work on rows ``lo … hi-1``, leave all others alone and release the interpreter
+lock, so that several threads can work on different rows.  Rows do not depend on each other and
+every reduction has a fixed order: one and many threads give the same bits.
 """
 
 from __future__ import annotations
 
-import contextlib
+import itertools
 import math
-from typing import TYPE_CHECKING, NamedTuple
+from collections import deque
+from concurrent.futures import ThreadPoolExecutor
+from typing import NamedTuple
 
 import numba
 import numpy as np
-from numba import get_thread_id, njit, prange
+from numba import njit
 
 from lowrank_opt.numerics.kernels_vector import (
     CHUNK,
@@ -38,15 +40,13 @@ from lowrank_opt.numerics.kernels_vector import (
     dots8,
     forward_substitute,
     gram,
+    keep_apart,
     lanes_of,
     padded_width,
     prefetch_row,
     row_axpy8,
     scale_row,
 )
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
 
 __all__ = [
     "SolveReport",
@@ -66,8 +66,8 @@ __all__ = [
     "solve_rows_sketch",
 ]
 
-# What a half sweep writes into ``status``.
-SOLVED, EMPTY, UNDETERMINED, MINIMUM_NORM = 0, 1, 2, 3
+# What a half sweep reads and writes in ``status``.
+SOLVED, EMPTY, UNDETERMINED, MINIMUM_NORM, PENDING = 0, 1, 2, 3, 4
 
 _PREFETCH = 8
 _PARALLEL_ENTRIES = 20_000
@@ -184,11 +184,12 @@ def _solve_dual(count, B, T, G, L, v, unknowns, ridge, ridge_bias, bias, out):
     With ``D`` the ridge, solves ``(B D⁻¹ Bᵀ + I) a = b`` and sets ``out = D⁻¹ Bᵀ a``; without a
     ridge ``D = I`` and the shift is left out, which gives the solution of least norm.
     """
+    keep_apart()
     lanes = lanes_of(B)
     rows = 8 * (-(-count // 8))
     width = lanes * max(-(-(count + 1) // lanes), -(-rows // lanes))
     T = T[: unknowns * width].reshape(unknowns, width)
-    K = G.ravel()[: rows * width].reshape(rows, width)
+    K = G.reshape(G.size)[: rows * width].reshape(rows, width)
     floor, inverse, y, x, t, scale = v[0], v[1], v[2], v[3], v[4], v[5]
     shift = ridge > 0
     scale[:] = 1
@@ -230,10 +231,11 @@ def _normal_equations(
     base_rhs, i,
 ):  # fmt: skip
     """Form one row's normal equations in ``G``, ridge and right-hand side included."""
+    keep_apart()
     rows = 8 * (-(-unknowns // 8))
     based = base_gram.size > 0
     if based:
-        G[:rows] = base_gram[:rows]
+        copy_row(base_gram, 0, G, 0, rows * (G.shape[1] // lanes_of(G)))
     elif start == stop:
         G[:rows] = 0
     _row_gram(indices, values, weights, start, stop, F, B, G, unknowns, bias, not based)
@@ -246,41 +248,7 @@ def _normal_equations(
             G[c, unknowns] += base_rhs[i, c]
 
 
-@njit(cache=True, error_model="numpy")
-def _solve_row(
-    i, indptr, indices, values, weights, F, X, lam, lam_bias, unknowns, bias, base_gram, base_rhs,
-    dual, B, G, T, L, v,
-):  # fmt: skip
-    """Solve one row exactly and return its status; see :func:`half_exact`."""
-    start = indptr[i]
-    stop = indptr[i + 1]
-    count = stop - start
-    based = base_gram.size > 0
-    if count == 0 and not based:
-        X[i] = 0
-        return EMPTY
-    free = lam <= 0 and lam_bias <= 0
-    if not based and count < unknowns and (free or (count < dual and min(lam, lam_bias) > 0)):
-        _gather(indices, values, weights, start, count, F, B, unknowns, bias)
-        if not _solve_dual(count, B, T, G, L, v, unknowns, lam, lam_bias, bias, X[i]):
-            return UNDETERMINED
-        return MINIMUM_NORM if free else SOLVED
-    _normal_equations(
-        indices, values, weights, start, stop, F, B, G, unknowns, bias, lam, lam_bias, base_gram,
-        base_rhs, i,
-    )  # fmt: skip
-    _pivot_floor(G, unknowns, v[0])
-    if cholesky(G, unknowns, v[0], L, v[1]) >= 0:
-        return UNDETERMINED
-    y = v[2]
-    for c in range(unknowns):
-        y[c] = G[c, unknowns]
-    back_substitute(G, unknowns, y, v[1], v[4], v[3])
-    X[i] = v[3]
-    return SOLVED
-
-
-@njit(cache=True, error_model="numpy")
+@njit(cache=True, error_model="numpy", nogil=True)
 def half_exact(
     lo, hi, indptr, indices, values, weights, F, X, ridge, ridge_bias, rank, bias, base_gram,
     base_rhs, dual, status, work,
@@ -294,37 +262,53 @@ def half_exact(
     Layout: see the module. ``ridge (rows,)``, ``ridge_bias (rows,)`` or size 0;
     ``base_gram (width, width)`` and ``base_rhs (rows, width)`` (or size 0) are added to the normal
     equations; rows with fewer than ``dual`` entries, a positive ridge and no base are solved in
-    dual form. ``status (rows,)`` int8 gets SOLVED, EMPTY (row set to zero), UNDETERMINED (left
-    alone) or MINIMUM_NORM; ``work (_,)`` is one row of :func:`row_workspace`.
+    dual form. ``status (rows,)`` int8: rows that are not PENDING are skipped, the others become
+    SOLVED, EMPTY (row set to zero), UNDETERMINED (row left alone) or MINIMUM_NORM; ``work (_,)`` is
+    one row of :func:`row_workspace`.
 
     Cost: ``n·k·(k+1) + k³/3`` flops a row of ``n`` entries, or ``n²k + n³/3`` in dual form.
     """
+    width = F.shape[1]
+    vectors = width // lanes_of(F)
     unknowns = rank + 1 if bias else rank
-    B, G, T, L, v = _buffers(work, F.shape[1])
+    B, G, T, L, v = _buffers(work, width)
+    floor, inverse, y, x, t = v[0], v[1], v[2], v[3], v[4]
+    based = base_gram.size > 0
     for i in range(lo, hi):
-        status[i] = _solve_row(
-            i, indptr, indices, values, weights, F, X, ridge[i],
-            ridge_bias[i] if bias else ridge[i], unknowns, bias, base_gram, base_rhs, dual, B, G,
-            T, L, v,
-        )  # fmt: skip
-
-
-@njit(cache=True, error_model="numpy", parallel=True)
-def half_exact_par(
-    bounds, indptr, indices, values, weights, F, X, ridge, ridge_bias, rank, bias, base_gram,
-    base_rhs, dual, status, work,
-):  # fmt: skip
-    """Run :func:`half_exact` over the chunks ``bounds[c] … bounds[c+1]-1`` of rows in parallel.
-
-    Layout: ``bounds (chunks+1,)`` int64 from :func:`row_chunks`, one row of ``work`` per thread.
-
-    Cost: that of :func:`half_exact`, divided by the threads.
-    """
-    for c in prange(len(bounds) - 1):
-        half_exact(
-            bounds[c], bounds[c + 1], indptr, indices, values, weights, F, X, ridge, ridge_bias,
-            rank, bias, base_gram, base_rhs, dual, status, work[get_thread_id()],
-        )  # fmt: skip
+        if status[i] != PENDING:
+            continue
+        start = indptr[i]
+        stop = indptr[i + 1]
+        count = stop - start
+        if count == 0 and not based:
+            X[i] = 0
+            status[i] = EMPTY
+            continue
+        lam = ridge[i]
+        lam_bias = ridge_bias[i] if bias else lam
+        free = lam <= 0 and lam_bias <= 0
+        short = count < dual and min(lam, lam_bias) > 0
+        if not based and count < unknowns and (free or short):
+            _gather(indices, values, weights, start, count, F, B, unknowns, bias)
+            good = _solve_dual(count, B, T, G, L, v, unknowns, lam, lam_bias, bias, x)
+            solved = MINIMUM_NORM if free else SOLVED
+        else:
+            _normal_equations(
+                indices, values, weights, start, stop, F, B, G, unknowns, bias, lam, lam_bias,
+                base_gram, base_rhs, i,
+            )  # fmt: skip
+            _pivot_floor(G, unknowns, floor)
+            good = cholesky(G, unknowns, floor, L, inverse) < 0
+            solved = SOLVED
+            if good:
+                for c in range(unknowns):
+                    y[c] = G[c, unknowns]
+                back_substitute(G, unknowns, y, inverse, t, x)
+        if good:
+            copy_row(x, 0, X, i * width, vectors)
+            status[i] = solved
+        else:
+            status[i] = UNDETERMINED
 
 
 @njit(cache=True, error_model="numpy")
@@ -334,6 +318,7 @@ def _normal_pass(indices, values, weights, start, stop, F, p, own_bias, subtract
     ``p`` has a zero (or, with the other side's bias in the residual, a one) in the bias column
     and ``own_bias`` is added to every product.
     """
+    keep_apart()
     vectors = F.shape[1] // lanes_of(F)
     weighted = len(weights) > 0
     last = len(indices) - 1
@@ -358,7 +343,7 @@ def _normal_pass(indices, values, weights, start, stop, F, p, own_bias, subtract
     return total
 
 
-@njit(cache=True, error_model="numpy")
+@njit(cache=True, error_model="numpy", nogil=True)
 def half_cg(
     lo, hi, indptr, indices, values, weights, F, X, ridge, ridge_bias, rank, bias, scale, n_steps,
     rtol, work,
@@ -383,6 +368,7 @@ def half_cg(
     Cost: ``4·(n_steps + 1)·n·k`` flops a row of ``n`` entries.
     """
     width = F.shape[1]
+    vectors = width // lanes_of(F)
     unknowns = rank + 1 if bias else rank
     _, _, _, _, v = _buffers(work, width)
     x, r, z, p, q, diagonal, inverse, w8 = v[0], v[1], v[2], v[3], v[4], v[5], v[6], v[7]
@@ -395,7 +381,7 @@ def half_cg(
         if stop == start:
             X[i] = 0
             continue
-        x[:] = X[i]
+        copy_row(X, i * width, x, 0, vectors)
         mass = zero
         if len(weights) > 0:
             for e in range(start, stop):
@@ -414,7 +400,7 @@ def half_cg(
             if d > 0:
                 inverse[c] = 1 / d
         own = zero
-        p[:] = x
+        copy_row(x, 0, p, 0, vectors)
         if bias:
             own = x[rank]
             p[rank] = 1
@@ -436,7 +422,7 @@ def half_cg(
                 q[rank] = total
             rz = _cg_step(rz, x, r, z, p, q, diagonal, inverse)
             steps += 1
-        X[i] = x
+        copy_row(x, 0, X, i * width, vectors)
     return steps
 
 
@@ -474,27 +460,7 @@ def _cg_step(rz, x, r, z, p, q, diagonal, inverse):
     return new
 
 
-@njit(cache=True, error_model="numpy", parallel=True)
-def half_cg_par(
-    bounds, indptr, indices, values, weights, F, X, ridge, ridge_bias, rank, bias, scale, n_steps,
-    rtol, work,
-):  # fmt: skip
-    """Run :func:`half_cg` over chunks of rows in parallel; return the steps of all rows.
-
-    Layout: ``bounds (chunks+1,)`` int64 from :func:`row_chunks`, one row of ``work`` per thread.
-
-    Cost: that of :func:`half_cg`, divided by the threads.
-    """
-    steps = 0
-    for c in prange(len(bounds) - 1):
-        steps += half_cg(
-            bounds[c], bounds[c + 1], indptr, indices, values, weights, F, X, ridge, ridge_bias,
-            rank, bias, scale, n_steps, rtol, work[get_thread_id()],
-        )  # fmt: skip
-    return steps
-
-
-@njit(cache=True, error_model="numpy")
+@njit(cache=True, error_model="numpy", nogil=True)
 def half_residual(lo, hi, indptr, indices, values, weights, F, X, rank, bias, out, squares, work):
     """Set ``out = values - prediction`` on the entries of rows ``lo … hi-1``.
 
@@ -512,7 +478,7 @@ def half_residual(lo, hi, indptr, indices, values, weights, F, X, rank, bias, ou
     last = len(indices) - 1
     for i in range(lo, hi):
         stop = indptr[i + 1]
-        p[:] = X[i]
+        copy_row(X, i * width, p, 0, vectors)
         if bias:
             own = p[rank]
             p[rank] = 1
@@ -531,24 +497,7 @@ def half_residual(lo, hi, indptr, indices, values, weights, F, X, rank, bias, ou
         squares[i] = total
 
 
-@njit(cache=True, error_model="numpy", parallel=True)
-def half_residual_par(
-    bounds, indptr, indices, values, weights, F, X, rank, bias, out, squares, work
-):
-    """Run :func:`half_residual` over chunks of rows in parallel.
-
-    Layout: ``bounds (chunks+1,)`` int64 from :func:`row_chunks`, one row of ``work`` per thread.
-
-    Cost: that of :func:`half_residual`, divided by the threads.
-    """
-    for c in prange(len(bounds) - 1):
-        half_residual(
-            bounds[c], bounds[c + 1], indptr, indices, values, weights, F, X, rank, bias, out,
-            squares, work[get_thread_id()],
-        )  # fmt: skip
-
-
-@njit(cache=True, error_model="numpy")
+@njit(cache=True, error_model="numpy", nogil=True)
 def half_gradient(
     lo, hi, indptr, indices, residual, perm, weights, F, X, ridge, ridge_bias, rank, bias, out,
     work,
@@ -593,25 +542,7 @@ def half_gradient(
             out[i, rank] = 2 * (ridge_bias[i] * X[i, rank] - total)
 
 
-@njit(cache=True, error_model="numpy", parallel=True)
-def half_gradient_par(
-    bounds, indptr, indices, residual, perm, weights, F, X, ridge, ridge_bias, rank, bias, out,
-    work,
-):  # fmt: skip
-    """Run :func:`half_gradient` over chunks of rows in parallel.
-
-    Layout: ``bounds (chunks+1,)`` int64 from :func:`row_chunks`, one row of ``work`` per thread.
-
-    Cost: that of :func:`half_gradient`, divided by the threads.
-    """
-    for c in prange(len(bounds) - 1):
-        half_gradient(
-            bounds[c], bounds[c + 1], indptr, indices, residual, perm, weights, F, X, ridge,
-            ridge_bias, rank, bias, out, work[get_thread_id()],
-        )  # fmt: skip
-
-
-@njit(cache=True, error_model="numpy")
+@njit(cache=True, error_model="numpy", nogil=True)
 def half_nonnegative(
     lo, hi, indptr, indices, values, weights, F, X, ridge, ridge_bias, rank, bias, base_gram,
     base_rhs, n_passes, rtol, status, work,
@@ -675,25 +606,7 @@ def half_nonnegative(
         status[i] = SOLVED
 
 
-@njit(cache=True, error_model="numpy", parallel=True)
-def half_nonnegative_par(
-    bounds, indptr, indices, values, weights, F, X, ridge, ridge_bias, rank, bias, base_gram,
-    base_rhs, n_passes, rtol, status, work,
-):  # fmt: skip
-    """Run :func:`half_nonnegative` over chunks of rows in parallel.
-
-    Layout: ``bounds (chunks+1,)`` int64 from :func:`row_chunks`, one row of ``work`` per thread.
-
-    Cost: that of :func:`half_nonnegative`, divided by the threads.
-    """
-    for c in prange(len(bounds) - 1):
-        half_nonnegative(
-            bounds[c], bounds[c + 1], indptr, indices, values, weights, F, X, ridge, ridge_bias,
-            rank, bias, base_gram, base_rhs, n_passes, rtol, status, work[get_thread_id()],
-        )  # fmt: skip
-
-
-@njit(cache=True, error_model="numpy")
+@njit(cache=True, error_model="numpy", nogil=True)
 def half_gibbs(
     lo, hi, indptr, indices, values, weights, F, X, alpha, precision, mean, normals, rank, bias,
     status, work,
@@ -710,8 +623,10 @@ def half_gibbs(
 
     Cost: that of :func:`half_exact` in primal form.
     """
+    width = F.shape[1]
+    vectors = width // lanes_of(F)
     unknowns = rank + 1 if bias else rank
-    B, G, _, L, v = _buffers(work, F.shape[1])
+    B, G, _, L, v = _buffers(work, width)
     floor, inverse, y, x, t = v[0], v[1], v[2], v[3], v[4]
     rows = 8 * (-(-unknowns // 8))
     spread = 1 / math.sqrt(alpha)
@@ -732,26 +647,8 @@ def half_gibbs(
         for c in range(unknowns):
             y[c] = G[c, unknowns] + spread * normals[i, c]
         back_substitute(G, unknowns, y, inverse, t, x)
-        X[i] = x
+        copy_row(x, 0, X, i * width, vectors)
         status[i] = SOLVED
-
-
-@njit(cache=True, error_model="numpy", parallel=True)
-def half_gibbs_par(
-    bounds, indptr, indices, values, weights, F, X, alpha, precision, mean, normals, rank, bias,
-    status, work,
-):  # fmt: skip
-    """Run :func:`half_gibbs` over chunks of rows in parallel.
-
-    Layout: ``bounds (chunks+1,)`` int64 from :func:`row_chunks`, one row of ``work`` per thread.
-
-    Cost: that of :func:`half_gibbs`, divided by the threads.
-    """
-    for c in prange(len(bounds) - 1):
-        half_gibbs(
-            bounds[c], bounds[c + 1], indptr, indices, values, weights, F, X, alpha, precision,
-            mean, normals, rank, bias, status, work[get_thread_id()],
-        )  # fmt: skip
 
 
 @njit(cache=True, error_model="numpy")
@@ -769,6 +666,7 @@ def _sketch_row(indices, values, weights, start, stop, F, B, SA, unknowns, bias,
 
     Every entry goes to one row in each of ``nonzeros`` equal groups of rows, with a random sign.
     """
+    keep_apart()
     width = F.shape[1]
     vectors = unknowns // lanes_of(F) + 1
     group = len(SA) // nonzeros
@@ -790,7 +688,7 @@ def _sketch_row(indices, values, weights, start, stop, F, B, SA, unknowns, bias,
         done += count
 
 
-@njit(cache=True, error_model="numpy")
+@njit(cache=True, error_model="numpy", nogil=True)
 def half_sketch(
     lo, hi, indptr, indices, values, weights, F, X, ridge, ridge_bias, rank, bias, sketch_rows,
     nonzeros, seed, n_steps, rtol, status, work,
@@ -799,8 +697,8 @@ def half_sketch(
 
     A row with more than ``sketch_rows`` entries is compressed by a sparse-sign matrix ``S``; the
     Cholesky factor ``R`` of the sketched normal equations gives the start ``argmin |S(Ax - b)|``
-    and the preconditioner of conjugate gradients on ``|AR⁻¹z - b|``. A shorter row is its own
-    sketch and solved exactly.
+    and the preconditioner of conjugate gradients on ``|AR⁻¹z - b|``. A shorter row would be its own
+    sketch: it stays PENDING, for :func:`half_exact`, as does one whose sketch has no factor.
 
     Layout: as :func:`half_exact`; ``work`` from :func:`row_workspace` with ``sketch_rows``, a
     multiple of ``nonzeros``. ``seed`` uint64: the signs depend on it and on the position of an
@@ -818,13 +716,13 @@ def half_sketch(
     ``n`` entries.
     """
     width = F.shape[1]
+    vectors = width // lanes_of(F)
     unknowns = rank + 1 if bias else rank
-    B, G, T, L, v = _buffers(work, width)
+    B, G, _, L, v = _buffers(work, width)
     x, r, z, p, q, diagonal, w8, t = v[8], v[9], v[10], v[11], v[12], v[13], v[14], v[4]
     inverse = v[1]
     begin = _work_size(width)
     SA = work[begin : begin + sketch_rows * width].reshape(sketch_rows, width)
-    none = np.empty((0, 0), F.dtype)
     zero = F[0, 0] * 0
     steps = 0
     for i in range(lo, hi):
@@ -844,10 +742,6 @@ def half_sketch(
             _pivot_floor(G, unknowns, v[0])
             ready = cholesky(G, unknowns, v[0], L, inverse) < 0
         if not ready:
-            status[i] = _solve_row(
-                i, indptr, indices, values, weights, F, X, lam, lam_bias, unknowns, bias, none,
-                none, 0, B, G, T, L, v,
-            )  # fmt: skip
             continue
         size = zero
         for c in range(unknowns):
@@ -856,7 +750,7 @@ def half_sketch(
         limit = rtol * rtol * size
         back_substitute(G, unknowns, r, inverse, t, x)
         own = zero
-        p[:] = x
+        copy_row(x, 0, p, 0, vectors)
         if bias:
             own = x[rank]
             p[rank] = 1
@@ -866,7 +760,7 @@ def half_sketch(
         for c in range(unknowns):
             r[c] -= diagonal[c] * x[c]
         rz = _precondition(G, unknowns, r, inverse, w8, t, q, z)
-        p[:] = z
+        copy_row(z, 0, p, 0, vectors)
         for _ in range(n_steps):
             if not rz > limit:
                 break
@@ -893,7 +787,7 @@ def half_sketch(
                 p[c] = z[c] + new / rz * p[c]
             rz = new
             steps += 1
-        X[i] = x
+        copy_row(x, 0, X, i * width, vectors)
         status[i] = SOLVED
     return steps
 
@@ -901,34 +795,14 @@ def half_sketch(
 @njit(cache=True, error_model="numpy")
 def _precondition(G, unknowns, r, inverse, w8, t, y, z):
     """Set ``z = (UᵀU)⁻¹ r`` and return ``r·z``."""
-    y[:] = r
+    keep_apart()
+    copy_row(r, 0, y, 0, len(y) // lanes_of(y))
     forward_substitute(G, unknowns, y, inverse, w8)
     total = y[0] * 0
     for c in range(unknowns):
         total += y[c] * y[c]
     back_substitute(G, unknowns, y, inverse, t, z)
     return total
-
-
-@njit(cache=True, error_model="numpy", parallel=True)
-def half_sketch_par(
-    bounds, indptr, indices, values, weights, F, X, ridge, ridge_bias, rank, bias, sketch_rows,
-    nonzeros, seed, n_steps, rtol, status, work,
-):  # fmt: skip
-    """Run :func:`half_sketch` over chunks of rows in parallel; return the steps of all rows.
-
-    Layout: ``bounds (chunks+1,)`` int64 from :func:`row_chunks`, one row of ``work`` per thread.
-
-    Cost: that of :func:`half_sketch`, divided by the threads.
-    """
-    steps = 0
-    for c in prange(len(bounds) - 1):
-        steps += half_sketch(
-            bounds[c], bounds[c + 1], indptr, indices, values, weights, F, X, ridge, ridge_bias,
-            rank, bias, sketch_rows, nonzeros, seed, n_steps, rtol, status,
-            work[get_thread_id()],
-        )  # fmt: skip
-    return steps
 
 
 @njit(cache=True, error_model="numpy")
@@ -1054,28 +928,33 @@ def _thread_count(n_threads: int | None, entries: int) -> int:
     return numba.get_num_threads() if n_threads is None else min(n_threads, available)
 
 
-@contextlib.contextmanager
-def _threads(count: int) -> Iterator[None]:
-    """Run parallel kernels with ``count`` threads, chunks of rows handed out one by one."""
-    before = numba.get_num_threads()
-    numba.set_num_threads(count)
-    try:
-        with numba.parallel_chunksize(1):
-            yield
-    finally:
-        numba.set_num_threads(before)
+def _run(kernel, indptr, arguments, F, n_threads, work, sketch_rows=0):
+    """Call a kernel on all rows, in chunks by several threads when there is enough to do.
 
-
-def _run(serial, parallel, indptr, arguments, F, n_threads, work, sketch_rows=0):
-    """Call the serial or the parallel version of a kernel on all rows."""
+    The kernels release the interpreter lock, so threads of Python do: the machine code is that of
+    one thread (the same bits, and nothing is compiled twice), and a free thread takes the next
+    chunk, which evens out heavy rows.
+    """
     rows = len(indptr) - 1
     threads = _thread_count(n_threads, int(indptr[-1]))
     if work is None or len(work) < threads:
         work = row_workspace(F.shape[1], F.dtype, threads, sketch_rows)
     if threads == 1:
-        return serial(0, rows, indptr, *arguments, work[0])
-    with _threads(threads):
-        return parallel(row_chunks(indptr, _CHUNKS_PER_THREAD * threads), indptr, *arguments, work)
+        return kernel(0, rows, indptr, *arguments, work[0])
+    bounds = row_chunks(indptr, _CHUNKS_PER_THREAD * threads)
+    chunks = deque(itertools.pairwise(bounds.tolist()))
+
+    def consume(own_work):
+        total = 0
+        while True:
+            try:
+                lo, hi = chunks.popleft()
+            except IndexError:
+                return total
+            total += kernel(lo, hi, indptr, *arguments, own_work) or 0
+
+    with ThreadPoolExecutor(threads) as pool:
+        return sum(pool.map(consume, work[:threads]))
 
 
 def _per_row(value, rows, dtype):
@@ -1160,7 +1039,7 @@ def solve_rows(
     unknowns = rank + int(bias)
     ridge = _per_row(ridge, rows, dtype)
     ridge_bias = _per_row(ridge_bias, rows if bias else 0, dtype)
-    status = np.empty(rows, dtype=np.int8)
+    status = np.full(rows, PENDING, dtype=np.int8)
     limit = int(_DUAL_BELOW * unknowns) if dual is None else min(dual, unknowns)
     gram_ = _optional(base_gram, dtype, 2)
     rhs = _optional(base_rhs, dtype, 2)
@@ -1169,10 +1048,10 @@ def solve_rows(
     if nonnegative:
         rtol = 10 * np.finfo(dtype).eps
         arguments = (*common, _DESCENT_PASSES, rtol, status)
-        _run(half_nonnegative, half_nonnegative_par, indptr, arguments, F, n_threads, work)
+        _run(half_nonnegative, indptr, arguments, F, n_threads, work)
     else:
         arguments = (*common, limit, status)
-        _run(half_exact, half_exact_par, indptr, arguments, F, n_threads, work)
+        _run(half_exact, indptr, arguments, F, n_threads, work)
     n_repaired = _repair(
         status, indptr, indices, values, weights, F, X, ridge, ridge_bias, unknowns, base_gram,
         base_rhs,
@@ -1273,7 +1152,7 @@ def solve_rows_cg(
         _per_row(ridge_bias, rows if bias else 0, dtype), rank, bias, scale, n_steps,
         dtype.type(rtol),
     )  # fmt: skip
-    steps = _run(half_cg, half_cg_par, indptr, arguments, F, n_threads, work)
+    steps = _run(half_cg, indptr, arguments, F, n_threads, work)
     return SolveReport(int(np.count_nonzero(np.diff(indptr) == 0)), 0, 0, int(steps))
 
 
@@ -1337,12 +1216,15 @@ def solve_rows_sketch(
     sketch_rows = nonzeros * math.ceil(oversample * unknowns / nonzeros)
     ridge = _per_row(ridge, rows, dtype)
     ridge_bias = _per_row(ridge_bias, rows if bias else 0, dtype)
-    status = np.empty(rows, dtype=np.int8)
+    status = np.full(rows, PENDING, dtype=np.int8)
     arguments = (
         indices, values, _optional(weights, dtype), F, X, ridge, ridge_bias, rank, bias,
         sketch_rows, nonzeros, np.uint64(seed), n_steps, dtype.type(rtol), status,
     )  # fmt: skip
-    steps = _run(half_sketch, half_sketch_par, indptr, arguments, F, n_threads, work, sketch_rows)
+    steps = _run(half_sketch, indptr, arguments, F, n_threads, work, sketch_rows)
+    nothing = np.empty((0, 0), dtype=dtype)
+    arguments = (*arguments[:9], nothing, nothing, 0, status)
+    _run(half_exact, indptr, arguments, F, n_threads, work)
     n_repaired = _repair(
         status, indptr, indices, values, weights, F, X, ridge, ridge_bias, unknowns, None, None
     )
@@ -1396,7 +1278,7 @@ def sample_rows(
         np.ascontiguousarray(precision, dtype=dtype), np.ascontiguousarray(mean, dtype=dtype),
         np.ascontiguousarray(normals, dtype=dtype), rank, bias, status,
     )  # fmt: skip
-    _run(half_gibbs, half_gibbs_par, indptr, arguments, F, n_threads, work)
+    _run(half_gibbs, indptr, arguments, F, n_threads, work)
     return _report(status, int(np.count_nonzero(status == UNDETERMINED)), 0)
 
 
@@ -1462,7 +1344,7 @@ def residuals(
     out = np.empty(len(values), dtype=dtype) if out is None else out
     squares = np.empty(len(indptr) - 1)
     arguments = (indices, values, _optional(weights, dtype), F, X, rank, bias, out, squares)
-    _run(half_residual, half_residual_par, indptr, arguments, F, n_threads, work)
+    _run(half_residual, indptr, arguments, F, n_threads, work)
     return out, float(squares.sum())
 
 
@@ -1510,7 +1392,7 @@ def factor_gradient(
         _optional(weights, dtype), F, X, _per_row(ridge, rows, dtype),
         _per_row(ridge_bias, rows if bias else 0, dtype), rank, bias, out,
     )  # fmt: skip
-    _run(half_gradient, half_gradient_par, indptr, arguments, F, n_threads, work)
+    _run(half_gradient, indptr, arguments, F, n_threads, work)
     return out
 
 
