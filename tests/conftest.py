@@ -25,10 +25,6 @@ if "NUMBA_CACHE_DIR" not in os.environ:
         _digest.update(_path.read_bytes())
     os.environ["NUMBA_CACHE_DIR"] = str(ROOT / ".cache" / f"numba-{_digest.hexdigest()[:10]}")
 
-# Workers share the cores; two spinning BLAS pools on them would be slower than one thread each.
-if "PYTEST_XDIST_WORKER" in os.environ:
-    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
-
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(

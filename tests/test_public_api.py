@@ -48,14 +48,17 @@ PUBLIC = {
     """,
     "testing": """
         assert_certificate BadInput check_backends check_bad_inputs
-        check_callback_cannot_corrupt check_certificate_agrees check_clone_and_pickle
-        check_deterministic check_does_not_touch_inputs check_dtypes
-        check_history_excluded_from_time check_kernel_equals_reference check_limits
-        check_monotone_or_documented check_problem check_repr_roundtrip
-        check_resume_is_bit_identical check_scale_invariance check_solver
-        check_solver_unchanged check_warm_start_not_worse check_work_count
-        check_zero_iterations_at_solution CheckReport NotApplicable point_distance
-        PROBLEM_CHECKS run_check SOLVER_CHECKS SolverCase
+        check_callback_cannot_corrupt check_certificate check_certificate_agrees
+        check_clone_and_pickle check_constraint_jacobian check_copies
+        check_deterministic check_does_not_touch_inputs check_dtypes check_fingerprint
+        check_frozen check_gradient check_history_excluded_from_time
+        check_kernel_equals_reference check_limits check_monotone_operator
+        check_monotone_or_documented check_objective check_oracles_are_pure
+        check_problem check_prox check_repr_roundtrip check_resume_is_bit_identical
+        check_sample_gradient check_scale_invariance check_solver check_solver_unchanged
+        check_warm_start_not_worse check_work_count check_zero_iterations_at_solution
+        CheckReport NotApplicable point_distance PROBLEM_CHECKS ProblemCase
+        SOLVER_CHECKS SolverCase
     """,
     "papers": """
         draw Figure Image pictures Report reproduce Reproduction REPRODUCTIONS Row
