@@ -81,7 +81,7 @@ VECTOR_BYTES = _vector_bytes(_FEATURES)
 _HAS_FMA = "fma" in _FEATURES or platform.machine().lower() in ("arm64", "aarch64")
 
 # A tile has to fit the registers: 32 of them with AVX-512, 16 otherwise.
-_TILE_ROWS = 8 if "avx512f" in _FEATURES else 4
+_TILE_ROWS = 8 if VECTOR_BYTES == 64 else 4
 _TILE_VECTORS = 2
 
 
