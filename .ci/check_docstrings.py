@@ -23,6 +23,15 @@ IGNORED = {
     "GL01",  # the summary begins on the opening line
     "SS06",  # the length of a line is ruff's business
 }
+# Messages that are no fault of the docstring.
+EXPECTED = {
+    # a dataclass field that is not a parameter for users
+    "Parameters {'_written'} not documented",
+    # numpydoc takes an argument called `cls` for the class itself
+    "Unknown parameters {'cls'}",
+}
+# The base class documents what every solver's constructor takes, and has none itself.
+ABSTRACT = ("lowrank_opt.core.Solver",)
 
 
 def public_objects() -> dict[str, object]:
@@ -43,9 +52,13 @@ def main() -> int:
     failures = 0
     for path, value in sorted(public_objects().items()):
         # Protocols and enumerations are not constructed by their users.
-        abstract = getattr(value, "_is_protocol", False) or isinstance(value, enum.EnumType)
+        abstract = (
+            path in ABSTRACT
+            or getattr(value, "_is_protocol", False)
+            or isinstance(value, enum.EnumType)
+        )
         for code, message in validate(path)["errors"]:
-            if code in IGNORED or (abstract and code.startswith("PR")):
+            if code in IGNORED or (abstract and code.startswith("PR")) or message in EXPECTED:
                 continue
             failures += 1
             print(f"{path}: {code} {message}")

@@ -104,7 +104,15 @@ class CheckpointError(LowRankOptError, ValueError):
 
 
 class SolverFailure(LowRankOptError, RuntimeError):
-    """Raised by :meth:`Result.raise_for_status`; ``.result`` holds the result."""
+    """Raised by :meth:`Result.raise_for_status`; ``.result`` holds the result.
+
+    Parameters
+    ----------
+    message : str
+        The result's message.
+    result : Result or None, default=None
+        The result.
+    """
 
     def __init__(self, message: str, result: Any = None) -> None:
         self.result = result

@@ -34,7 +34,20 @@ __all__ = [
 
 
 def did_you_mean(name: str, choices: Iterable[str]) -> str:
-    """Return ``" Did you mean 'x'?"`` for the closest choice, or the list of choices."""
+    """Complete a message about an unknown name.
+
+    Parameters
+    ----------
+    name : str
+        The name that was given.
+    choices : iterable of str
+        The names that exist.
+
+    Returns
+    -------
+    str
+        ``" Did you mean 'x'?"`` for the closest choice, or the list of choices.
+    """
     choices = sorted(choices)
     close = difflib.get_close_matches(name, choices, n=1)
     if close:
@@ -86,7 +99,13 @@ class Interval:
 
 @dataclass(frozen=True)
 class StrOptions:
-    """One of a few strings."""
+    """One of a few strings.
+
+    Parameters
+    ----------
+    options : iterable of str
+        The strings.
+    """
 
     options: frozenset[str]
 
@@ -176,6 +195,11 @@ def make_rng(random_state: Any) -> np.random.Generator:
     ----------
     random_state : None, int, numpy.random.SeedSequence, BitGenerator or Generator
         The seed. ``None`` draws fresh entropy.
+
+    Returns
+    -------
+    numpy.random.Generator
+        A generator of its own.
     """
     if isinstance(random_state, (np.random.Generator, np.random.BitGenerator)):
         import copy
@@ -289,6 +313,11 @@ def instantiate(cls: type, params: Mapping[str, Any], caller: str) -> Any:
         Keywords for its constructor.
     caller : str
         Name of the function the user called, for the message.
+
+    Returns
+    -------
+    object
+        The instance.
     """
     known = cls._signature()  # type: ignore[attr-defined]
     for name in params:

@@ -40,13 +40,29 @@ def _import_families() -> None:
 
 
 def registered_solvers() -> dict[str, type[Solver]]:
-    """Return all registered solver classes by name; imports every family."""
+    """Return all registered solver classes; imports every family.
+
+    Returns
+    -------
+    dict of str to type
+        Classes by name, sorted.
+    """
     _import_families()
     return {name: solver_class(name) for name in sorted(_SOLVERS)}
 
 
 def solver_class(name: str) -> type[Solver]:
     """Return the solver class called `name`.
+
+    Parameters
+    ----------
+    name : str
+        Name of the class.
+
+    Returns
+    -------
+    type
+        The class; its family is imported.
 
     Raises
     ------
@@ -62,7 +78,18 @@ def solver_class(name: str) -> type[Solver]:
 
 
 def solvers_for(problem: Any) -> list[str]:
-    """Return the names of the registered solvers whose requirements `problem` meets."""
+    """Return the names of the registered solvers whose requirements a problem meets.
+
+    Parameters
+    ----------
+    problem : Problem
+        Any problem.
+
+    Returns
+    -------
+    list of str
+        Names, sorted.
+    """
     return [
         name
         for name, cls in registered_solvers().items()

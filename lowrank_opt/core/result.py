@@ -49,6 +49,11 @@ class Result(OptimizeResult):
 
     Absent information is ``None``; a key is never missing.
 
+    Parameters
+    ----------
+    **fields
+        Values of the attributes; :meth:`Solver.solve` fills them in.
+
     Attributes
     ----------
     x : object

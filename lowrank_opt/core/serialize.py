@@ -33,7 +33,18 @@ def _name(cls: type) -> str:
 
 
 def register_serializable(cls: type) -> type:
-    """Allow `cls` (a dataclass, named tuple or enumeration) in checkpoints; return it."""
+    """Allow a class in checkpoints; usable as a decorator.
+
+    Parameters
+    ----------
+    cls : type
+        A dataclass, named tuple or enumeration.
+
+    Returns
+    -------
+    type
+        `cls` itself.
+    """
     _CLASSES[_name(cls)] = cls
     return cls
 

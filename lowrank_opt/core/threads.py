@@ -23,6 +23,11 @@ def thread_limit(n_threads: int | None) -> Iterator[None]:
     n_threads : int or None
         Upper limit; more than the machine (or ``NUMBA_NUM_THREADS``) offers means all of them.
         ``None`` changes nothing.
+
+    Yields
+    ------
+    None
+        The block runs with at most `n_threads` threads.
     """
     if n_threads is None:
         yield

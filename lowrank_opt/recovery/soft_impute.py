@@ -488,7 +488,7 @@ def soft_impute_path(
     smallest: float = 0.01,
     **params: Any,
 ) -> list[Result]:
-    """Solutions of nuclear-norm completion for decreasing penalties, each from the one before.
+    """Solve nuclear-norm completion for decreasing penalties, each from the one before.
 
     Parameters
     ----------
