@@ -105,11 +105,11 @@ def _complete(
     best: dict[str, float] = {}
     solvers = {
         "AlternatingMinimization": AlternatingMinimization(
-            tol=1e-4, max_iter=100, random_state=seed
+            tol=1e-3, max_iter=60, random_state=seed
         ),
         "FactorSGD": FactorSGD(max_iter=60, random_state=seed),
         "GibbsFactorization": GibbsFactorization(max_iter=60, random_state=seed),
-        "SoftImpute": SoftImpute(tol=1e-3, max_iter=200, random_state=seed),
+        "SoftImpute": SoftImpute(tol=1e-2, max_time=2.0, random_state=seed),
     }
     for label, solver in solvers.items():
         result = _fit(label, solver, matrix, held, rank)
@@ -145,11 +145,18 @@ def _fit(label: str, solver: Any, matrix: np.ndarray, held: np.ndarray, rank: in
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # a row or column without training pixels
             if label == "SoftImpute":
-                scale = np.sqrt(np.count_nonzero(~np.isnan(data)))
+                # In units of the level that a threshold must pass, std * (√m + √n) * √p: far
+                # below it the nuclear norm keeps hundreds of directions and is slow.
+                m, n = data.shape
+                seen = np.count_nonzero(~np.isnan(data)) / data.size
+                level = np.nanstd(data) * (np.sqrt(m) + np.sqrt(n)) * np.sqrt(seen)
                 return MatrixCompletion.from_dense(
-                    data, rank=min(2 * rank, *data.shape), reg=reg * 10 * scale,
-                    penalty="nuclear", center=True,
-                )  # fmt: skip
+                    data,
+                    rank=min(60, *data.shape),
+                    reg=min(1.0, 60 * reg) * level,
+                    penalty="nuclear",
+                    center=True,
+                )
             return MatrixCompletion.from_dense(
                 data, rank=rank, reg=reg, reg_bias=reg / 10, reg_scaling="count", biases=True
             )

@@ -32,6 +32,7 @@ _EXACT_RANK = {4: 64, 8: 48}
 _PATIENCE = 20
 _PROGRESS = {4: 1e-6, 8: 1e-10}
 _NEARLY = 1.0 - 1e-4
+_BLOCK = 4096
 
 
 class _Side(NamedTuple):
@@ -346,23 +347,30 @@ class AlternatingMinimization(Solver):
         """Return approximate left singular vectors of the zero-filled data, rows clipped."""
         (m, n), k, dtype = problem.shape, problem.rank, problem.dtype
         assert state.rng is not None
-        Q = kernels.pad_factor(np.linalg.qr(state.rng.standard_normal((m, k)))[0].astype(dtype))
+        Q = kernels.pad_factor(state.rng.standard_normal((m, k), dtype=dtype))
         for _ in range(2):
             for side, rows in ((cache.cols, n), (cache.rows, m)):
+                zero = np.zeros((rows, Q.shape[1]), dtype)
                 # The gradient at zero is minus twice the product of data and factor.
-                zero = kernels.pad_factor(np.zeros((rows, k), dtype))
                 Q = kernels.factor_gradient(
-                    side.indptr, side.indices, side.values, Q, zero, rank=k, ridge=0.0,
-                    weights=side.weights, n_threads=None,
-                )  # fmt: skip
-                Q /= np.abs(Q).max(initial=np.finfo(dtype).tiny)  # directions alone matter
-            vectors = np.linalg.qr(Q[:, :k].astype(np.float64))[0]
-            Q = kernels.pad_factor(vectors.astype(dtype))
+                    side.indptr,
+                    side.indices,
+                    side.values,
+                    Q,
+                    zero,
+                    rank=k,
+                    ridge=0.0,
+                    weights=side.weights,
+                    n_threads=None,
+                )
+                Q[:, :k] *= dtype.type(1.0 / max(float(np.abs(Q).max()), 1e-30))
+            _orthogonalize(Q, zero[:0], k)
         state.count(matvecs=4 * k)
-        vectors = Q[:, :k] * math.sqrt(m / k)
+        vectors = Q[:, :k]
+        vectors /= dtype.type(math.sqrt(k))
         if self.clip is not None:
             norms = np.linalg.norm(vectors, axis=1)
-            vectors *= np.minimum(1.0, self.clip / np.maximum(norms, 1e-30))[:, None]
+            vectors *= np.minimum(1.0, self.clip / np.maximum(norms, 1e-30))[:, None].astype(dtype)
         return vectors
 
     def _half_sweep(
@@ -474,9 +482,7 @@ class AlternatingMinimization(Solver):
         state.lowest_objective = min(objective, state.lowest_objective)
         state.lowest_residual = min(state.residual, state.lowest_residual)
 
-    def _fall_back(
-        self, problem: MatrixCompletion, state: AlternatingState, cache: _Cache
-    ) -> None:
+    def _fall_back(self, problem: MatrixCompletion, state: AlternatingState, cache: _Cache) -> None:
         """Mark the run as diverged; the last finite point is the one to return."""
         state.best, state.best_residual = _point(problem, cache.U, cache.V), state.residual
         state.residual = math.nan
@@ -523,28 +529,40 @@ class AlternatingMinimization(Solver):
             side.indptr, side.indices, errors, F, X, rank=k, ridge=side.ridge, bias=bias,
             ridge_bias=side.ridge_bias, weights=weights, n_threads=None,
         )  # fmt: skip
-        other = F[:, :k].astype(np.float64)
-        gram = (other * side.other_mass[:, None]).T @ other / side.other_mass.sum()
-        curvature = problem.loss_curvature * side.mass
-        g = 0.5 * gradient[:, : k + bias].astype(np.float64)
-        ridge = side.ridge.astype(np.float64)
-        if implicit is not None:
-            g[:, :k] += X[:, :k] @ implicit.gram[:k, :k] - implicit.rhs[:, :k]
+        gram = np.zeros((k, k))
+        for part in _blocks(len(F)):
+            block = F[part, :k].astype(np.float64)
+            gram += (block * side.other_mass[part, None]).T @ block
+        gram /= side.other_mass.sum()
         if problem.nonnegative:
-            H = curvature[:, None] * np.diag(gram) + ridge[:, None]
-            own = X[:, :k].astype(np.float64)
-            step = own - np.maximum(own - _quotient(g[:, :k], H), 0.0)
-            total = float((H * step * step).sum())
+            scales, basis = np.diag(gram), np.eye(k)
         else:
             scales, basis = np.linalg.eigh(gram)
-            scales[scales < 4 * np.finfo(float).eps * k * max(scales[-1], 0.0)] = 0.0
-            H = curvature[:, None] * scales + ridge[:, None]
-            rotated = g[:, :k] @ basis
-            total = float((_quotient(rotated, H) * rotated).sum())
-        if bias:
-            H = curvature + side.ridge_bias
-            total += float((_quotient(g[:, k], H) * g[:, k]).sum())
+        floor = 4 * np.finfo(float).eps * k * max(float(scales.max(initial=0.0)), 0.0)
+        scales = np.where(scales > floor, scales, 0.0)
+        total = 0.0
+        for part in _blocks(len(X)):
+            g = 0.5 * gradient[part, : k + bias].astype(np.float64)
+            own = X[part, :k].astype(np.float64)
+            if implicit is not None:
+                g[:, :k] += own @ implicit.gram[:k, :k] - implicit.rhs[part, :k]
+            curvature = problem.loss_curvature * side.mass[part]
+            H = curvature[:, None] * scales + side.ridge[part, None]
+            if problem.nonnegative:
+                move = own - np.maximum(own - _quotient(g[:, :k], H), 0.0)
+                total += float((H * move * move).sum())
+            else:
+                rotated = g[:, :k] @ basis
+                total += float((_quotient(rotated, H) * rotated).sum())
+            if bias:
+                H = curvature + side.ridge_bias[part]
+                total += float((_quotient(g[:, k], H) * g[:, k]).sum())
         return total, loss
+
+
+def _blocks(rows: int) -> list[slice]:
+    """Return slices of some thousand rows: float64 copies stay small."""
+    return [slice(start, start + _BLOCK) for start in range(0, rows, _BLOCK)]
 
 
 def _point(problem: MatrixCompletion, U: NDArray[Any], V: NDArray[Any]) -> LowRankMatrix:
