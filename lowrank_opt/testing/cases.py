@@ -79,6 +79,8 @@ class SolverCase:
         The tolerance for problems in float32, when the solver's own is smaller.
     float32_accuracy : float, default=1e-4
         How far the answers in float32 and float64 may lie apart.
+    own_dtype : tuple of str, default=()
+        Arrays inside ``Result.x`` that need not have the problem's dtype, such as ``".alpha"``.
     perturb : callable
         ``perturb(x, rng)`` returns a point close to `x`; by default every array is multiplied by
         ``1 + 0.01 * normal``.
@@ -113,6 +115,7 @@ class SolverCase:
     accuracy: float = 1e-4
     float32_tol: float = 1e-5
     float32_accuracy: float = 1e-4
+    own_dtype: tuple[str, ...] = ()
     perturb: Callable[[Any, np.random.Generator], Any] = _perturbed
     reference: Callable[[Any, Any], Any] | None = None
     degenerate: tuple[Callable[[], Any], ...] = ()

@@ -89,7 +89,9 @@ def check_resume_is_bit_identical(case: SolverCase) -> None:
         nit = full.nit - 1
         whole = run(case.new_solver(check_every=nit, max_iter=nit), case.problem())
         steps = run(case.new_solver(check_every=1, max_iter=nit), case.problem())
-        same_run(whole, steps, f"step(n={nit}) against {nit} times step(n=1)")
+        for key in ("x", "nit", "residual"):  # counters may differ: fewer checks, less work
+            what = f"step(n={nit}) against {nit} times step(n=1): result.{key}"
+            same(whole[key], steps[key], what)
 
 
 def check_limits(case: SolverCase) -> None:
@@ -413,7 +415,7 @@ def _longer(array: Any) -> Any:
     host = to_host(array)
     if host.ndim == 0:
         return array
-    return Backend.of(array).asarray(np.concatenate([host, host[-1:]]))
+    return Backend.of(array).asarray(np.pad(host, (0, 1), mode="edge"))
 
 
 def check_history_excluded_from_time(case: SolverCase) -> None:

@@ -1,0 +1,287 @@
+"""What every solver of the library must do: each registered solver against each common check.
+
+A new solver is entered in ALL_SOLVERS; one that is missing makes a test fail.
+"""
+
+from __future__ import annotations
+
+import functools
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from lowrank_opt.core import ParameterError, ProblemError, registered_solvers
+from lowrank_opt.recovery import (
+    AlternatingMinimization,
+    FactorSGD,
+    GibbsFactorization,
+    MatrixCompletion,
+    Observations,
+    SoftImpute,
+)
+from lowrank_opt.testing import (
+    SOLVER_CHECKS,
+    BadInput,
+    NotApplicable,
+    SolverCase,
+    check_backends,
+    point_distance,
+)
+from lowrank_opt.testing.example import GradientDescent, make_quadratic
+
+SHAPE, RANK = (12, 10), 2
+
+
+def make_completion(dtype=np.float64, seed=0, xp=np, noise=0.1, **model):
+    """Three quarters of the entries of a matrix of rank 2, none of its rows or columns empty."""
+    rng = np.random.default_rng(seed)
+    X = rng.standard_normal((SHAPE[0], RANK)) @ rng.standard_normal((RANK, SHAPE[1]))
+    X += noise * rng.standard_normal(SHAPE)
+    mask = rng.random(SHAPE) < 2 / 3
+    mask[:, :2], mask[:2, :] = True, True
+    dense = np.where(mask, X, np.nan).astype(dtype)
+    return MatrixCompletion.from_dense(
+        dense if xp is np else xp.asarray(dense), **{"rank": RANK, "reg": 0.3, **model}
+    )
+
+
+def factory(**model):
+    return functools.partial(_make, model)
+
+
+def _make(model, dtype=np.float64, seed=0, xp=np):
+    return make_completion(dtype, seed, xp, **model)
+
+
+def _dense(observations):
+    X = np.full(observations.shape, np.nan)
+    rows = np.repeat(np.arange(observations.shape[0]), np.diff(observations.indptr))
+    X[rows, observations.indices] = observations.values
+    return X
+
+
+def rebuilt(problem, X, reg):
+    dtype = problem.dtype
+    return MatrixCompletion.from_dense(
+        X.astype(dtype), rank=problem.rank, reg=reg, penalty=problem.penalty,
+        biases=problem.biases,
+    )  # fmt: skip
+
+
+def entries(x):
+    """The matrix that an answer stands for; the mean over samples."""
+    if isinstance(x, np.ndarray):
+        return x
+    return x.to_dense() if hasattr(x, "to_dense") else x.predict(*np.indices(SHAPE))
+
+
+def distance_of_entries(x, y):
+    return point_distance(entries(x), entries(y))
+
+
+def permute(problem, rng):
+    m, n = problem.shape
+    rows, cols = rng.permutation(m), rng.permutation(n)
+    X = _dense(problem.observations)[np.ix_(rows, cols)]
+    return rebuilt(problem, X, problem.reg), lambda x: entries(x)[np.ix_(rows, cols)]
+
+
+def transpose(problem, rng):
+    return rebuilt(problem, _dense(problem.observations).T, problem.reg), lambda x: x.to_dense().T
+
+
+def rescale(problem, rng):
+    """Values times c and reg times c: the answer times c, in both forms of the problem."""
+    X = 8.0 * _dense(problem.observations)
+    return rebuilt(problem, X, 8.0 * problem.reg), lambda x: 8.0 * x.to_dense()
+
+
+def sweeps(problem, solver, nit):
+    return {"sweeps": nit, "passes": 4 * nit}  # the check after each sweep has two
+
+
+def plain_als(problem, solver, reg=None):
+    """Alternating ridge regressions, row by row, in the plainest way."""
+    X, reg = _dense(problem.observations), problem.reg if reg is None else reg
+    seen = ~np.isnan(X)
+    U, s, _ = np.linalg.svd(np.where(seen, X, 0.0), full_matrices=False)
+    k = problem.rank
+    U = U[:, :k] * np.sqrt(s[:k])
+    for _ in range(200):
+        V = _ridge_rows(X.T, seen.T, U, reg)
+        U = _ridge_rows(X, seen, V, reg)
+    return U @ V.T
+
+
+def _ridge_rows(X, seen, F, reg):
+    out = np.zeros((len(X), F.shape[1]))
+    for i in range(len(X)):
+        A = F[seen[i]]
+        out[i] = np.linalg.solve(A.T @ A + reg * np.eye(F.shape[1]), A.T @ X[i, seen[i]])
+    return out
+
+
+def soft_thresholding(problem, solver):
+    """Proximal gradient steps on the dense matrix: the method of the first SoftImpute."""
+    X = _dense(problem.observations)
+    seen, Z = ~np.isnan(X), np.zeros(X.shape)
+    for _ in range(500):
+        U, s, Vt = np.linalg.svd(np.where(seen, X, Z), full_matrices=False)
+        Z = U * np.maximum(s - problem.reg, 0.0) @ Vt
+    return Z
+
+
+def single_row(**model):
+    return lambda: MatrixCompletion.from_dense(
+        np.array([[1.0, -2.0, 3.0]]), rank=1, **{"reg": 0.3, **model}
+    )
+
+
+def full_matrix(**model):
+    return lambda: MatrixCompletion.from_dense(
+        np.outer([1.0, 2.0, 3.0], [1.0, 0.5, -1.0]) + np.eye(3), rank=2, **{"reg": 0.3, **model}
+    )
+
+
+COMPLETION_INPUTS = (
+    BadInput(
+        "infinite value",
+        lambda: MatrixCompletion.from_dense(np.array([[1.0, np.inf], [2.0, 3.0]]), rank=1),
+        ProblemError,
+        "finite|inf",
+    ),
+    BadInput(
+        "column index out of range",
+        lambda: Observations.from_coo([0, 1], [0, 5], [1.0, 2.0], shape=(2, 3)),
+        ProblemError,
+        "5",
+    ),
+    BadInput(
+        "duplicate entries",
+        lambda: Observations.from_coo([0, 0], [1, 1], [1.0, 2.0], shape=(2, 3)),
+        ProblemError,
+        "duplicate|twice|more than once",
+    ),
+    BadInput(
+        "rank above the shape",
+        lambda: MatrixCompletion.from_dense(np.ones((2, 3)), rank=3),
+        ParameterError,
+        "rank",
+    ),
+    BadInput(
+        "object array",
+        lambda: MatrixCompletion.from_dense(np.array([["a", "b"]], dtype=object), rank=1),
+        ProblemError,
+        "",
+    ),
+)
+
+TRANSFORMS = {"permute": permute, "transpose": transpose, "rescale": rescale}
+RIDGE = {
+    "reference": plain_als,
+    "degenerate": (single_row(), full_matrix()),
+    "transforms": TRANSFORMS,
+    "bad_inputs": COMPLETION_INPUTS,
+    "float32_accuracy": 1e-3,
+    "float32_tol": 1e-4,
+}
+
+
+def completion_case(name, solver, *, model=None, **hooks):
+    return SolverCase(solver, factory(**(model or {})), name=name, **{**RIDGE, **hooks})
+
+
+ALL_SOLVERS = [
+    completion_case(
+        f"AlternatingMinimization-{inner}",
+        AlternatingMinimization(inner=inner, tol=1e-7, max_iter=500, random_state=0),
+        work=sweeps,
+    )
+    for inner in ("cholesky", "cg", "dual", "sketch")
+] + [
+    completion_case(
+        "AlternatingMinimization-biases",
+        AlternatingMinimization(tol=1e-6, max_iter=500, random_state=0),
+        model={"biases": True},
+        work=sweeps, reference=None, degenerate=(),
+        transforms={"permute": permute, "transpose": transpose},
+    ),
+    *(
+        completion_case(
+            f"SoftImpute-{method}",
+            SoftImpute(method=method, tol=tol, max_iter=3000),
+            model={"penalty": "nuclear", "rank": min(SHAPE)},
+            reference=soft_thresholding,
+            degenerate=(single_row(penalty="nuclear"), full_matrix(penalty="nuclear")),
+        )
+        for method, tol in (("exact", 1e-9), ("als", 1e-7))
+    ),
+    # Stochastic gradients vanish at the answer only when the model fits the data exactly.
+    completion_case(
+        "FactorSGD",
+        FactorSGD(
+            schedule="constant", step_size=0.2, tol=1e-4, max_iter=5000, check_every=1,
+            decay_passes=1, n_threads=1, random_state=0,
+        ),
+        model={"noise": 0.0, "reg": 0.0},
+        reference=lambda problem, solver: plain_als(problem, solver, reg=1e-12),
+        degenerate=(), accuracy=3e-3, float32_accuracy=3e-3,
+        work=lambda problem, solver, nit: {
+            "passes": nit, "updates": nit * problem.observations.nnz,
+        },
+    ),
+    completion_case(
+        "GibbsFactorization",
+        GibbsFactorization(tol=5e-2, random_state=0),
+        # The mean of finitely many draws, with its Monte Carlo error.
+        distance=distance_of_entries, accuracy=0.2, float32_accuracy=0.2, own_dtype=(".alpha",),
+        reference=None, degenerate=(), transforms={"permute": permute},
+        work=lambda problem, solver, nit: {"draws": nit, "passes": 3 * nit},
+    ),
+    # The template of the documentation, on every array library.
+    SolverCase(GradientDescent(), make_quadratic, name="GradientDescent"),
+]  # fmt: skip
+BY_NAME = {case.name: case for case in ALL_SOLVERS}
+
+
+def test_no_registered_solver_is_missing():
+    """Enter a new solver in ALL_SOLVERS."""
+    tested = {type(case.solver) for case in ALL_SOLVERS}
+    missing = [name for name, cls in registered_solvers().items() if cls not in tested]
+    assert missing == []
+
+
+def test_a_missing_solver_is_noticed(monkeypatch):
+    monkeypatch.setattr(
+        "lowrank_opt.core.registry._SOLVERS",
+        {
+            "Quadratic": "lowrank_opt.testing.example",
+            "GradientDescent": "lowrank_opt.testing.example",
+        },
+    )
+    with pytest.raises(AssertionError, match="Quadratic"):
+        test_no_registered_solver_is_missing()
+
+
+@pytest.mark.parametrize("check", [name for name in SOLVER_CHECKS if name != "backends"])
+@pytest.mark.parametrize("name", BY_NAME)
+def test_common_check(name, check):
+    case = BY_NAME[name]
+    if check in case.not_applicable:
+        pytest.skip(f"{check}: {case.not_applicable[check]}")
+    try:
+        SOLVER_CHECKS[check](case)
+    except NotApplicable as reason:
+        pytest.skip(f"{check}: {reason}")
+
+
+@pytest.mark.parametrize("name", BY_NAME)
+def test_backends(name, xp):
+    check_backends(BY_NAME[name], [xp])
+
+
+def test_exemptions_name_checks():
+    for case in ALL_SOLVERS:
+        assert set(case.not_applicable) <= set(SOLVER_CHECKS)
+    assert replace(ALL_SOLVERS[0], name="x").label == "x"
