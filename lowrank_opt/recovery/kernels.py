@@ -326,8 +326,9 @@ def _normal_pass(indices, values, weights, start, stop, F, p, own_bias, subtract
     for c in range(len(acc)):
         acc[c] = 0
     for e in range(start, stop, 8):
-        for s in range(e + 8, min(e + 16, last)):
-            prefetch_row(F, indices[s])
+        if subtract:  # the first pass over a row; later ones find it in the cache
+            for s in range(e + 8, min(e + 16, last)):
+                prefetch_row(F, indices[s])
         dots8(F, indices, e, stop - 1, p, vectors, w8)
         live = min(8, stop - e)
         for s in range(live):
