@@ -283,7 +283,7 @@ class AlternatingMinimization(Solver):
         usable = status is not Status.DIVERGED and state.nit > 0
         if not (self.finalize and inexact and usable):
             return super().answer(problem, state, status)
-        final = AlternatingState(U=state.U.copy(), V=state.V, residual=state.residual)
+        final = AlternatingState(U=state.U.copy(), V=state.V.copy(), residual=state.residual)
         cache = self._prepare(problem, state)
         self._half_sweep(problem, final, cache, "rows", "cholesky")
         self._measure(problem, final, cache)
@@ -403,7 +403,7 @@ class AlternatingMinimization(Solver):
             report = kernels.solve_rows_sketch(
                 *data,
                 oversample=self.sketch_size,
-                rtol=self.inner_tol,
+                rtol=max(self.inner_tol, 10 * float(np.finfo(F.dtype).eps)),
                 seed=int(state.rng.integers(1 << 63)),
                 **arguments,
             )

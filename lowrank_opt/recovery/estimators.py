@@ -525,7 +525,7 @@ class MatrixFactorization(CallbackSupportMixin, TransformerMixin, BaseEstimator)
         positions = np.atleast_1d(self._positions(rows, self.row_ids_))
         unknown = (positions < 0) | (positions >= self.model_.shape[0])
         if unknown.any():
-            first = np.atleast_1d(np.asarray(rows))[unknown][0]
+            first = np.atleast_1d(np.asarray(rows, dtype=object))[unknown][0]
             raise ProblemError(f"rows: {first!r} was not in the training data")
         seen = self._training_ if exclude_seen else None
         columns, scores = best_columns(_mean(self.model_), positions, n, seen)

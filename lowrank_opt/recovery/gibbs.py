@@ -156,15 +156,16 @@ class GibbsFactorization(Solver):
 
     def init(self, problem: MatrixCompletion, x0: Any = None) -> GibbsState:
         """Return the first state; `x0` is a matrix to start the chain from, or earlier draws."""
-        for option, wrong in (
-            ("penalty='ridge'", problem.penalty != "ridge"),
-            ("loss='squared'", problem.loss != "squared"),
-            ("nonnegative=False", problem.nonnegative),
-            ("implicit_weight=0", problem.implicit_weight > 0),
+        other = "AlternatingMinimization"
+        for option, wrong, fitting in (
+            ("penalty='ridge'", problem.penalty != "ridge", "SoftImpute"),
+            ("loss='squared'", problem.loss != "squared", other),
+            ("nonnegative=False", problem.nonnegative, other),
+            ("implicit_weight=0", problem.implicit_weight > 0, other),
         ):
             if wrong:
                 raise UnsupportedProblemError(
-                    type(self).__name__, [option], "MatrixCompletion", ["AlternatingMinimization"]
+                    type(self).__name__, [option], "MatrixCompletion", [fitting]
                 )
         state = GibbsState(rng=make_rng(self.random_state))
         rng, k, dtype, bias = state.rng, problem.rank, problem.dtype, problem.biases
@@ -213,12 +214,15 @@ class GibbsFactorization(Solver):
         obs, k, bias = problem.observations, problem.rank, problem.biases
         rows = (obs.indptr, obs.indices, cache.values, obs.weights)
         cols = (obs.csc_indptr, obs.csc_indices, cache.csc_values, obs.csc_weights)
+        # Squares of factor entries are as large as values, squares of biases as their squares.
+        scale = cache.scale or 1.0
+        rate = np.array([scale] * k + [scale**2] * int(bias))
         for _ in range(n):
             for (indptr, indices, values, weights), F, X in (
                 (cols, state.U, state.V),
                 (rows, state.V, state.U),
             ):
-                mean, precision = _draw_prior(X[:, : k + bias], state.rng)
+                mean, precision = _draw_prior(X[:, : k + bias], state.rng, rate)
                 kernels.sample_rows(
                     indptr,
                     indices,
@@ -347,17 +351,20 @@ def _matrix(problem: MatrixCompletion, state: GibbsState) -> LowRankMatrix:
     return LowRankMatrix(state.U[:, :k], state.V[:, :k], problem.offset, *biases)
 
 
-def _draw_prior(X: NDArray[Any], rng: np.random.Generator) -> tuple[Any, Any]:
+def _draw_prior(
+    X: NDArray[Any], rng: np.random.Generator, rate: NDArray[np.float64]
+) -> tuple[Any, Any]:
     """Draw mean and precision of each column's prior, given the column.
 
-    Conjugate normal-gamma: one pseudo-row at 0 for the mean, shape and rate 1 for the precision.
+    Conjugate normal-gamma: one pseudo-row at 0 for the mean, shape 1 and the given rate for the
+    precision.
     """
     size = len(X)
     X = X.astype(np.float64)
     total, square = X.sum(axis=0), np.square(X).sum(axis=0)
     center = total / (size + 1.0)
     spread = square - (size + 1.0) * center**2  # squares about the centre, pseudo-row included
-    precision = rng.gamma(0.5 * size + 1.0, 1.0 / (0.5 * np.maximum(spread, 0.0) + 1.0))
+    precision = rng.gamma(0.5 * size + 1.0, 1.0 / (0.5 * np.maximum(spread, 0.0) + rate))
     mean = center + rng.standard_normal(X.shape[1]) / np.sqrt((size + 1.0) * precision)
     return mean, precision
 
