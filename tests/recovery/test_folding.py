@@ -1,0 +1,161 @@
+"""Factors of new rows, and the best columns of a row."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import scipy.optimize
+
+from lowrank_opt.core.errors import ProblemError
+from lowrank_opt.recovery import (
+    AlternatingMinimization,
+    LowRankMatrix,
+    MatrixCompletion,
+    Observations,
+    SoftImpute,
+    folding,
+)
+from lowrank_opt.recovery.folding import best_columns, fold_in
+
+
+def holes(shape=(20, 12), seed=0):
+    rng = np.random.default_rng(seed)
+    X = rng.standard_normal((shape[0], 2)) @ rng.standard_normal((2, shape[1]))
+    X += 0.3 * rng.standard_normal(shape)
+    mask = rng.random(shape) < 0.7
+    mask[:2], mask[:, :2] = True, True
+    return np.where(mask, X, np.nan)
+
+
+def matrix(m=20, n=12, k=3, seed=1, biases=True):
+    rng = np.random.default_rng(seed)
+    parts = [rng.standard_normal(size) for size in ((m, k), (n, k), m, n)]
+    return LowRankMatrix(*parts[:2], 0.5, *(parts[2:] if biases else (None, None)))
+
+
+@pytest.mark.parametrize("options", [
+    {}, {"biases": True}, {"biases": True, "reg_bias": 0.05}, {"reg_scaling": "count"},
+    {"reg_scaling": 0.5, "biases": True},
+])  # fmt: skip
+@pytest.mark.parametrize("weighted", [False, True])
+def test_new_rows_are_ridge_regressions(options, weighted):
+    problem = MatrixCompletion.from_dense(holes(), rank=3, reg=0.4, **options)
+    bias = problem.biases
+    model = matrix(biases=bias)
+    new = holes((5, 12), seed=2)
+    w = np.random.default_rng(3).random(new.shape) + 0.5 if weighted else np.ones(new.shape)
+    folded = fold_in(problem, model, Observations.from_dense(new, weights=w if weighted else None))
+    power = {"none": 0.0, "count": 1.0}.get(problem.reg_scaling, problem.reg_scaling)
+    for i in range(5):
+        seen = ~np.isnan(new[i])
+        A = model.V[seen]
+        b = new[i, seen] - 0.5
+        ridge = [0.4] * 3
+        if bias:
+            A, b = np.column_stack([A, np.ones(len(A))]), b - model.col_bias[seen]
+            ridge.append(0.4 if problem.reg_bias is None else problem.reg_bias)
+        ridge = np.array(ridge) * w[i, seen].sum() ** power
+        root = np.sqrt(w[i, seen])
+        expected = np.linalg.solve((A * w[i, seen, None]).T @ A + np.diag(ridge),
+                                   (A * root[:, None]).T @ (root * b))  # fmt: skip
+        own = [*folded.U[i], folded.row_bias[i]] if bias else folded.U[i]
+        np.testing.assert_allclose(own, expected, atol=1e-10)
+    assert folded.V is model.V
+    assert folded.offset == 0.5
+
+
+def test_without_ridge_the_least_norm_solution():
+    problem = MatrixCompletion.from_dense(holes(), rank=3)
+    model = matrix(biases=False)
+    new = np.full((1, 12), np.nan)
+    new[0, [3, 7]] = 1.0, 2.0
+    folded = fold_in(problem, model, Observations.from_dense(new))
+    A = model.V[[3, 7]]
+    np.testing.assert_allclose(folded.U[0], np.linalg.pinv(A) @ [0.5, 1.5], atol=1e-10)
+
+
+def test_nonnegative_rows():
+    problem = MatrixCompletion.from_dense(np.abs(holes()), rank=3, reg=0.2, nonnegative=True)
+    V = np.abs(matrix().V)
+    model = LowRankMatrix(np.ones((20, 3)), V)
+    new = np.abs(holes((6, 12), seed=4))
+    folded = fold_in(problem, model, Observations.from_dense(new))
+    for i in range(6):
+        seen = ~np.isnan(new[i])
+        A = np.vstack([V[seen], np.sqrt(0.2) * np.eye(3)])
+        expected, _ = scipy.optimize.nnls(A, [*new[i, seen], 0.0, 0.0, 0.0])
+        np.testing.assert_allclose(folded.U[i], expected, atol=1e-5)
+
+
+def test_rows_without_data_are_zero():
+    problem = MatrixCompletion.from_dense(holes(), rank=3, reg=0.4, biases=True)
+    new = holes((3, 12), seed=2)
+    new[1] = np.nan
+    folded = fold_in(problem, matrix(), Observations.from_dense(new))
+    assert not folded.U[1].any()
+    assert folded.row_bias[1] == 0.0
+
+
+def test_training_rows_get_their_factors():
+    problem = MatrixCompletion.from_dense(holes(), rank=2, reg=0.4, biases=True)
+    x = AlternatingMinimization(tol=1e-3, random_state=0).solve(problem).x
+    folded = fold_in(problem, x, problem.observations)
+    np.testing.assert_allclose(folded.U, x.U, atol=1e-12)
+    np.testing.assert_allclose(folded.row_bias, x.row_bias, atol=1e-12)
+
+
+def test_training_rows_under_the_nuclear_norm():
+    problem = MatrixCompletion.from_dense(holes(), rank=12, reg=1.5, penalty="nuclear")
+    x = SoftImpute(tol=1e-10, max_iter=5000).solve(problem).x
+    folded = fold_in(problem, x, problem.observations)
+    np.testing.assert_allclose(folded.to_dense(), x.to_dense(), atol=1e-4)
+    np.testing.assert_allclose(folded.U, x.U, atol=1e-4)
+
+
+def test_dtype_is_that_of_the_model():
+    problem = MatrixCompletion.from_dense(holes().astype(np.float32), rank=3, reg=0.4)
+    model = matrix(biases=False).astype(np.float32)
+    folded = fold_in(problem, model, Observations.from_dense(holes((4, 12), seed=2)))
+    assert folded.dtype == np.float32
+
+
+def test_columns_must_be_those_of_the_model():
+    problem = MatrixCompletion.from_dense(holes(), rank=3, reg=0.4)
+    with pytest.raises(ProblemError, match="X has 11 columns, the model has 12"):
+        fold_in(problem, matrix(biases=False), Observations.from_dense(holes((4, 11))))
+
+
+# -- best columns --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("biases", [False, True])
+@pytest.mark.parametrize("block", [1, 30, 1 << 20])
+def test_best_columns(biases, block, monkeypatch):
+    monkeypatch.setattr(folding, "_BLOCK", block)
+    model = matrix(biases=biases)
+    rows = np.array([4, 0, 4, 19])
+    columns, scores = best_columns(model, rows, 5)
+    full = model.to_dense()[rows]
+    np.testing.assert_array_equal(columns, np.argsort(-full, axis=1)[:, :5])
+    np.testing.assert_allclose(scores, -np.sort(-full, axis=1)[:, :5], atol=1e-12)
+    assert columns.dtype == np.int64
+
+
+def test_seen_columns_are_left_out():
+    model = matrix()
+    X = holes()
+    rows = np.array([0, 5, 9])
+    columns, scores = best_columns(model, rows, 15, Observations.from_dense(X))
+    full = model.to_dense()
+    for row, chosen, marks in zip(rows, columns, scores, strict=True):
+        free = np.flatnonzero(np.isnan(X[row]))
+        expected = free[np.argsort(-full[row, free])]
+        np.testing.assert_array_equal(chosen[: len(free)], expected)
+        assert (chosen[len(free) :] == -1).all()
+        np.testing.assert_allclose(marks[: len(free)], full[row, expected], atol=1e-12)
+        assert np.isnan(marks[len(free) :]).all()
+
+
+def test_no_rows():
+    columns, scores = best_columns(matrix(), np.array([], dtype=int), 3)
+    assert columns.shape == scores.shape == (0, 3)
