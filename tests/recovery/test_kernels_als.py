@@ -217,6 +217,24 @@ def test_the_sketch_depends_on_the_seed_alone():
     assert not np.array_equal(results[0], results[2])
 
 
+def test_the_sketch_keeps_inner_products_on_average():
+    rng = np.random.default_rng(0)
+    n, k, rows = 200, 3, 12
+    F = kernels.pad_factor(1.0 + rng.standard_normal((n, k)))
+    B = np.zeros((kernels.CHUNK, F.shape[1]))
+    SA = np.zeros((rows, F.shape[1]))
+    values, weights = rng.standard_normal(n) + 1, np.empty(0)
+    total = np.zeros((k + 1, k + 1))
+    for seed in range(400):
+        kernels._sketch_row(
+            np.arange(n), values, weights, 0, n, F, B, SA, k, False, 4, np.uint64(seed)
+        )
+        total += SA[:, : k + 1].T @ SA[:, : k + 1] / 400
+    A = np.column_stack([F[:, :k], values])
+    scale = np.trace(A.T @ A) / (k + 1)
+    np.testing.assert_allclose(total, A.T @ A, rtol=0, atol=0.15 * scale)
+
+
 def test_rows_with_too_few_entries_and_no_ridge_get_the_least_norm_solution():
     case = Case(np.float64, 30, False, False, density=0.3)
     X = case.start()
