@@ -37,7 +37,7 @@ _MOST_ROWS = 65_536
 # From this many entries on the grid has at least 8 x 8 blocks, and threads are used.
 _PARALLEL_ENTRIES = 100_000
 _PARALLEL_SIDE = 8
-_STEPS = {"linear": 0.02, "constant": 0.01, "adagrad": 0.1}
+_STEPS = {"linear": 0.06, "constant": 0.02, "adagrad": 0.15}
 # Numbers converted to float64 at once by the residual.
 _CHUNK = 1 << 17
 
@@ -109,7 +109,7 @@ class FactorSGD(Solver):
         passes is fixed. "constant". "adagrad": every row has its own step, which decreases with
         the sum of its squared gradients (of the data, not of the ridge); good at any time.
     step_size : float or "auto", default="auto"
-        First step, positive; "auto": 0.02 ("linear"), 0.01 ("constant"), 0.1 ("adagrad"). In units
+        First step, positive; "auto": 0.06 ("linear"), 0.02 ("constant"), 0.15 ("adagrad"). In units
         in which the root mean square of ``M - offset`` and the mean weight are 1, so that it need
         not follow the scale of the data. Too large a step ends in ``DIVERGED``.
     decay_passes : int or None, default=None
@@ -221,10 +221,14 @@ class FactorSGD(Solver):
 
     def init(self, problem: MatrixCompletion, x0: Any = None) -> FactorSGDState:
         """Return the first state; with `x0` its residual is known, otherwise it is infinite."""
-        if problem.penalty != "ridge":
-            raise UnsupportedProblemError(
-                type(self).__name__, ["penalty='ridge'"], "MatrixCompletion", ["SoftImpute"]
-            )
+        for need, missing, other in (
+            ("penalty='ridge'", problem.penalty != "ridge", "SoftImpute"),
+            ("implicit_weight=0", problem.implicit_weight > 0, "AlternatingMinimization"),
+        ):
+            if missing:
+                raise UnsupportedProblemError(
+                    type(self).__name__, [need], type(problem).__name__, [other]
+                )
         (m, n), k, dtype = problem.shape, problem.rank, problem.dtype
         lanes = vector_length(dtype)
         width = lanes * -(-(k + 2 * problem.biases) // lanes)

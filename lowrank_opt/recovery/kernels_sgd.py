@@ -420,18 +420,22 @@ def _block_plain(vectors, P, Q, entries, lo, hi, r0, c0, penalty, lanes, loss, s
 
     Cost: ``10·width`` flops and 2 rows read and written an entry, and 8 bytes of the entry.
     """
-    rows, cols = entries.rows, entries.cols
+    # Slices of the large arrays make the addresses in the loop cheap.
+    rows, cols, values = entries.rows[lo:hi], entries.cols[lo:hi], entries.values[lo:hi]
+    P, Q = P[r0:], Q[c0:]
+    last = rows.size - 1
     # The product of the next entry is formed before the update of this one, so that the
     # processor works on the update while the sum over the lanes is under way. When the two
     # entries share a row, it is formed again.
-    i, j = r0 + np.intp(rows[lo]), c0 + np.intp(cols[lo])
+    i, j = np.intp(rows[0]), np.intp(cols[0])
     product = _dot(vectors, P, i, Q, j)
-    for t in range(lo, hi):
-        u = min(t + 1, hi - 1)
-        i_next, j_next = r0 + np.intp(rows[u]), c0 + np.intp(cols[u])
+    for t in range(rows.size):
+        u = min(t + 1, last)
+        i_next, j_next = np.intp(rows[u]), np.intp(cols[u])
         product_next = _dot(vectors, P, i_next, Q, j_next)
-        g = step * _pull(product, entries.values[t], entries.weights, t, loss)
-        shrink_p, shrink_q = _scaled(penalty.row, i, step), _scaled(penalty.col, j, step)
+        g = step * _pull(product, values[t], entries.weights, lo + t, loss)
+        shrink_p = _scaled(penalty.row, r0 + i, step)
+        shrink_q = _scaled(penalty.col, c0 + j, step)
         _update(vectors, P, i, Q, j, g, g, shrink_p, shrink_q, penalty.reg, lanes)
         if i == i_next or j == j_next:
             product_next = _dot(vectors, P, i_next, Q, j_next)
@@ -448,25 +452,28 @@ def _block_adagrad(
     Cost: ``10·width`` flops and 2 rows read and written an entry, and 8 bytes of the entry;
     ``2·width`` flops a row of the block.
     """
-    rows, cols = entries.rows, entries.cols
+    rows, cols, values = entries.rows[lo:hi], entries.cols[lo:hi], entries.values[lo:hi]
+    P, Q, A, B = P[r0:r1], Q[c0:c1], A[r0:r1], B[c0:c1]
+    norms_p, norms_q = norms_p[r0:r1], norms_q[c0:c1]
     # Norms of the start of the block: they change slowly, and two more sums over the lanes for
     # every entry cost as much as the update.
-    for r in range(r0, r1):
+    for r in range(norms_p.size):
         norms_p[r] = _dot(vectors, P, r, P, r)
-    for r in range(c0, c1):
+    for r in range(norms_q.size):
         norms_q[r] = _dot(vectors, Q, r, Q, r)
-    i, j = r0 + np.intp(rows[lo]), c0 + np.intp(cols[lo])
+    last = rows.size - 1
+    i, j = np.intp(rows[0]), np.intp(cols[0])
     product = _dot(vectors, P, i, Q, j)
     step_p, step_q = _step_pair(step, A[i], B[j])
-    for t in range(lo, hi):
-        u = min(t + 1, hi - 1)
-        i_next, j_next = r0 + np.intp(rows[u]), c0 + np.intp(cols[u])
+    for t in range(rows.size):
+        u = min(t + 1, last)
+        i_next, j_next = np.intp(rows[u]), np.intp(cols[u])
         product_next = _dot(vectors, P, i_next, Q, j_next)
         step_p_next, step_q_next = _step_pair(step, A[i_next], B[j_next])
-        g = _pull(product, entries.values[t], entries.weights, t, loss)
+        g = _pull(product, values[t], entries.weights, lo + t, loss)
         _update(
-            vectors, P, i, Q, j, step_p * g, step_q * g,
-            _scaled(penalty.row, i, step_p), _scaled(penalty.col, j, step_q), penalty.reg, lanes,
+            vectors, P, i, Q, j, step_p * g, step_q * g, _scaled(penalty.row, r0 + i, step_p),
+            _scaled(penalty.col, c0 + j, step_q), penalty.reg, lanes,
         )  # fmt: skip
         square = unit * (g * g)
         A[i] += square * norms_q[j]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import pickle
+import tracemalloc
 
 import numba
 import numpy as np
@@ -139,7 +140,7 @@ def test_warm_start():
     best = AlternatingMinimization(tol=1e-7, max_iter=1000, random_state=0).solve(p)
     assert FactorSGD(tol=1e-5).solve(p, x0=best.x).nit == 0
     noisy = LowRankMatrix(
-        best.x.U + 0.01, best.x.V + 0.01, best.x.offset, best.x.row_bias, best.x.col_bias
+        best.x.U + 0.1, best.x.V + 0.1, best.x.offset, best.x.row_bias, best.x.col_bias
     )
     warm = FactorSGD(max_iter=5, random_state=0).solve(p, x0=noisy)
     assert warm.fun < FactorSGD(max_iter=5, random_state=0).solve(p).fun
@@ -235,9 +236,16 @@ def test_bad_parameters(options, message):
         FactorSGD(**options).solve(problem(reg=1.0))
 
 
-def test_nuclear_form_is_refused():
-    with pytest.raises(UnsupportedProblemError, match="SoftImpute"):
-        FactorSGD().solve(problem(reg=1.0, penalty="nuclear"))
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"penalty": "nuclear"}, "penalty='ridge'.*SoftImpute"),
+        ({"implicit_weight": 0.5}, "implicit_weight=0.*AlternatingMinimization"),
+    ],
+)
+def test_other_forms_are_refused(options, message):
+    with pytest.raises(UnsupportedProblemError, match=message):
+        FactorSGD().solve(problem(reg=1.0, **options))
 
 
 @pytest.mark.filterwarnings("ignore::lowrank_opt.core.errors.AccuracyWarning")
@@ -251,3 +259,29 @@ def test_large_sparse_data_get_larger_blocks():
     )
     state = FactorSGD(random_state=0).init(p)
     assert state.cache.entries.start.size - 1 <= 100
+
+
+def test_memory_of_a_fit():
+    """At most 2.5 times the data by rows and by columns and the factors."""
+    rng = np.random.default_rng(0)
+    m, n, nnz, k = 2000, 1500, 300_000, 20
+    cells = rng.choice(m * n, nnz, replace=False)
+    values = rng.standard_normal(nnz).astype(np.float32)
+    p = MatrixCompletion.from_coo(
+        cells // n, cells % n, values, (m, n), rank=k, reg=1.0, biases=True
+    )
+    obs = p.observations
+    data_bytes = sum(
+        a.nbytes
+        for a in (
+            obs.indptr, obs.indices, obs.values, obs.csc_indptr, obs.csc_indices, obs.csc_values
+        )
+    )  # fmt: skip
+    solver = FactorSGD(max_iter=4, check_every=2, random_state=0, n_threads=1)
+    solver.solve(p)
+    tracemalloc.start()
+    solver.solve(p)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    factor_bytes = 4 * (m + n) * (k + 2)
+    assert data_bytes + peak <= 2.5 * (data_bytes + factor_bytes)
