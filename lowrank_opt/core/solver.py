@@ -64,11 +64,16 @@ class Solver(Parameters, abc.ABC):
         Whether the objective never increases.
     citation : str
         The paper, in BibTeX.
+    blas_threads : int or None
+        Threads of BLAS, when they are not to follow `n_threads`: 1 for methods whose own kernels
+        are parallel and whose dense products are small, where waking BLAS's threads costs more
+        than they do, and where the bits must not depend on their number.
     """
 
     requires: ClassVar[tuple[type, ...]] = ()
     monotone: ClassVar[bool] = True
     citation: ClassVar[str | None] = None
+    blas_threads: ClassVar[int | None] = None
     _parameter_constraints: ClassVar[dict[str, list[Any]]] = {
         "tol": [TOLERANCE],
         "max_iter": [Interval(Integral, 0, None, closed="left")],
@@ -208,7 +213,7 @@ class Solver(Parameters, abc.ABC):
             if Path(checkpoint.path).exists():
                 state = checkpoint.load(problem, self)
         with (
-            thread_limit(self.n_threads),
+            thread_limit(self.n_threads, self.blas_threads),
             _deferred_interrupt() as interrupt,
             open_progress(progress, type(self).__name__) as bar,
         ):
@@ -361,11 +366,11 @@ class Solver(Parameters, abc.ABC):
             Iterations between two states.
         """
         self.check(problem)
-        with thread_limit(self.n_threads), _timed() as elapsed:
+        with thread_limit(self.n_threads, self.blas_threads), _timed() as elapsed:
             state = self.init(problem, x0)
         state.time += elapsed()
         while self.terminate(problem, state) is None and state.nit < self.max_iter:
-            with thread_limit(self.n_threads), _timed() as elapsed:
+            with thread_limit(self.n_threads, self.blas_threads), _timed() as elapsed:
                 state = self.step(problem, state, min(n, self.max_iter - state.nit))
             state.time += elapsed()
             yield state

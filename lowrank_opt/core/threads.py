@@ -15,7 +15,7 @@ __all__ = ["compile_clock", "thread_limit"]
 
 
 @contextlib.contextmanager
-def thread_limit(n_threads: int | None) -> Iterator[None]:
+def thread_limit(n_threads: int | None, blas: int | None = None) -> Iterator[None]:
     """Limit numba's and BLAS's threads inside a ``with`` block; restore them afterwards.
 
     Parameters
@@ -23,25 +23,25 @@ def thread_limit(n_threads: int | None) -> Iterator[None]:
     n_threads : int or None
         Upper limit; more than the machine (or ``NUMBA_NUM_THREADS``) offers means all of them.
         ``None`` changes nothing.
+    blas : int or None, default=None
+        Limit for BLAS, if it is to be another one.
 
     Yields
     ------
     None
         The block runs with at most `n_threads` threads.
     """
-    if n_threads is None:
-        yield
-        return
-    import numba
+    blas = n_threads if blas is None else blas
+    with contextlib.ExitStack() as stack:
+        if n_threads is not None:
+            import numba
 
-    # numba's limit belongs to the calling thread.
-    before = numba.get_num_threads()
-    numba.set_num_threads(min(n_threads, numba.config.NUMBA_NUM_THREADS))
-    try:
-        with _blas_limits.of(n_threads):
-            yield
-    finally:
-        numba.set_num_threads(before)
+            # numba's limit belongs to the calling thread.
+            stack.callback(numba.set_num_threads, numba.get_num_threads())
+            numba.set_num_threads(min(n_threads, numba.config.NUMBA_NUM_THREADS))
+        if blas is not None:
+            stack.enter_context(_blas_limits.of(blas))
+        yield
 
 
 class _BlasLimits:

@@ -59,7 +59,7 @@ class _Implicit(NamedTuple):
 class _Cache(NamedTuple):
     rows: _Side
     cols: _Side
-    errors: NDArray[Any]  # residuals of the observed entries, in either order
+    errors: NDArray[Any]  # residuals of the observed entries; robust losses only
     U: NDArray[Any]  # factors at the last check, to fall back on
     V: NDArray[Any]
 
@@ -117,7 +117,8 @@ class AlternatingMinimization(Solver):
         in a training row gives its training factor.
     start : {"spectral", "random"}, default="spectral"
         "spectral": left singular vectors of the zero-filled data by two passes of subspace
-        iteration. "random": normal numbers of standard deviation 0.1.
+        iteration; for robust losses, of the data clipped at twice their deviation.
+        "random": normal numbers of standard deviation 0.1.
     clip : float or None, default=5.0
         Rows of the spectral start longer than `clip` times their root mean square are shortened
         to that length (the theory's clipping step, with rotation-invariant row norms).
@@ -160,6 +161,7 @@ class AlternatingMinimization(Solver):
     """
 
     requires: ClassVar[tuple[type, ...]] = (HasObservations, HasObjective, HasCertificate)
+    blas_threads = 1
     citation = (
         "@inproceedings{gu2024lowrank,\n"
         "  title={Low Rank Matrix Completion via Robust Alternating Minimization in Nearly Linear"
@@ -251,7 +253,7 @@ class AlternatingMinimization(Solver):
             self._half_sweep(problem, state, cache, "rows", method)
             state.nit += 1
         state.count(sweeps=n, passes=2 * n)
-        self._measure(problem, state, cache)
+        self._measure(problem, state, cache, method)
         return state
 
     def terminate(self, problem: MatrixCompletion, state: State) -> Status | None:
@@ -324,7 +326,12 @@ class AlternatingMinimization(Solver):
                     (obs.T, problem.col_ridge, problem.col_bias_ridge),
                 )
             ]
-            state.cache = _Cache(*sides, np.empty(obs.nnz, dtype), state.U.copy(), state.V.copy())
+            state.cache = _Cache(
+                *sides,
+                np.empty(0 if problem.loss == "squared" else obs.nnz, dtype),
+                state.U.copy(),
+                state.V.copy(),
+            )
         return state.cache
 
     def _padded(
@@ -348,14 +355,19 @@ class AlternatingMinimization(Solver):
         (m, n), k, dtype = problem.shape, problem.rank, problem.dtype
         assert state.rng is not None
         Q = kernels.pad_factor(state.rng.standard_normal((m, k), dtype=dtype))
+        data = [(side, side.values) for side in (cache.cols, cache.rows)]
+        if problem.loss != "squared":  # gross errors must not choose the directions
+            size = np.abs(cache.rows.values[:: max(1, problem.observations.nnz // 200_000)])
+            bound = dtype.type(2.0 * 1.4826 * float(np.median(size)) or np.inf)
+            data = [(side, np.clip(values, -bound, bound)) for side, values in data]
         for _ in range(2):
-            for side, rows in ((cache.cols, n), (cache.rows, m)):
+            for (side, values), rows in zip(data, (n, m), strict=True):
                 zero = np.zeros((rows, Q.shape[1]), dtype)
                 # The gradient at zero is minus twice the product of data and factor.
                 Q = kernels.factor_gradient(
                     side.indptr,
                     side.indices,
-                    side.values,
+                    values,
                     Q,
                     zero,
                     rank=k,
@@ -431,13 +443,24 @@ class AlternatingMinimization(Solver):
         )  # fmt: skip
         return _majorizer(problem, errors, side.weights)
 
-    def _measure(self, problem: MatrixCompletion, state: AlternatingState, cache: _Cache) -> None:
-        """Set the residual, with the formula of the certificate and code of the solver."""
+    def _measure(
+        self,
+        problem: MatrixCompletion,
+        state: AlternatingState,
+        cache: _Cache,
+        method: str | None = None,
+    ) -> None:
+        """Set the residual, with the formula of the certificate and code of the solver.
+
+        Rows that `method` has just solved exactly have no gradient: only columns are measured.
+        """
         if not all(np.isfinite(X).all() for X in (state.U, state.V)):
             self._fall_back(problem, state, cache)
             return
         total = shared = 0.0
-        for which in ("cols", "rows"):
+        solved = method in ("cholesky", "dual") and problem.loss == "squared"
+        solved = solved and not problem.implicit_weight
+        for which in ("cols",) if solved else ("cols", "rows"):
             side = cache.rows if which == "rows" else cache.cols
             F, X = (state.V, state.U) if which == "rows" else (state.U, state.V)
             implicit = None
@@ -462,7 +485,7 @@ class AlternatingMinimization(Solver):
                 for X, side in ((state.U, cache.rows), (state.V, cache.cols))
             )
         )
-        state.count(passes=2)
+        state.count(passes=1 if solved else 2)
         settled = objective > _NEARLY * state.lowest_objective
         if problem.loss == "l1" and settled and state.nit % 5 == 0:
             # Where residuals vanish the gradient is a set: its least element costs more, and is
@@ -517,18 +540,25 @@ class AlternatingMinimization(Solver):
     ) -> tuple[float, float]:
         """Return the sum of ``g H⁻¹ g`` over one side's rows, and the loss."""
         k, bias = problem.rank, problem.biases
-        errors, loss = kernels.residuals(
-            side.indptr, side.indices, side.values, F, X, rank=k, bias=bias,
-            weights=side.weights, out=cache.errors, n_threads=None,
-        )  # fmt: skip
-        weights = side.weights
-        if problem.loss != "squared":
-            loss = _loss(problem, errors, weights)
-            weights = _majorizer(problem, errors, weights)
-        gradient = kernels.factor_gradient(
-            side.indptr, side.indices, errors, F, X, rank=k, ridge=side.ridge, bias=bias,
-            ridge_bias=side.ridge_bias, weights=weights, n_threads=None,
-        )  # fmt: skip
+        data = (side.indptr, side.indices)
+        penalty = {
+            "rank": k,
+            "ridge": side.ridge,
+            "bias": bias,
+            "ridge_bias": side.ridge_bias,
+            "n_threads": None,
+        }
+        if problem.loss == "squared":
+            gradient, loss = kernels.first_order(
+                *data, side.values, F, X, weights=side.weights, **penalty
+            )
+        else:
+            errors, _ = kernels.residuals(
+                *data, side.values, F, X, rank=k, bias=bias, out=cache.errors, n_threads=None
+            )
+            loss = _loss(problem, errors, side.weights)
+            weights = _majorizer(problem, errors, side.weights)
+            gradient = kernels.factor_gradient(*data, errors, F, X, weights=weights, **penalty)
         gram = np.zeros((k, k))
         for part in _blocks(len(F)):
             block = F[part, :k].astype(np.float64)

@@ -163,6 +163,7 @@ class FactorSGD(Solver):
 
     requires: ClassVar[tuple[type, ...]] = (HasObservations, HasObjective, HasCertificate)
     monotone: ClassVar[bool] = False
+    blas_threads = 1
     citation = (
         "@article{chin2015fast,\n"
         "  title={A Fast Parallel Stochastic Gradient Method for Matrix Factorization in Shared"

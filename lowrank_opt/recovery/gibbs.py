@@ -118,6 +118,7 @@ class GibbsFactorization(Solver):
     """
 
     requires: ClassVar[tuple[type, ...]] = (HasObservations, HasObjective, HasCertificate)
+    blas_threads = 1
     monotone = False
     citation = (
         "@inproceedings{salakhutdinov2008bayesian,\n"

@@ -177,6 +177,7 @@ class SoftImpute(Solver):
     """
 
     requires = (HasObservations,)
+    blas_threads = 1
     state_type = SoftImputeState
     citation = (
         "@article{mazumder2010spectral, title={Spectral regularization algorithms for learning "

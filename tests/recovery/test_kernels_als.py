@@ -464,6 +464,18 @@ def test_the_gradient_is_the_derivative_of_the_objective(rank, bias, weighted):
     close(reference.factor_gradient(*arguments, **options), gradient, np.float64, 10)
 
 
+@grid
+def test_gradient_and_loss_in_one_pass(rank, bias, weighted):
+    case = Case(np.float64, rank, bias, weighted)
+    keys = {"rank": rank, "bias": bias, "weights": case.weights}
+    ridges = {"ridge": case.ridge, "ridge_bias": case.ridge_bias}
+    residual, square = kernels.residuals(*case.data, case.F, case.X, **keys)
+    expected = kernels.factor_gradient(*case.data[:2], residual, case.F, case.X, **ridges, **keys)
+    gradient, total = kernels.first_order(*case.data, case.F, case.X, **ridges, **keys)
+    np.testing.assert_allclose(total, square, rtol=1e-13)
+    close(gradient, expected, np.float64, 10)
+
+
 def test_any_number_of_threads_gives_the_same_bits(monkeypatch):
     monkeypatch.setattr(kernels, "_PARALLEL_ENTRIES", 0)
     monkeypatch.setattr(kernels.numba.config, "NUMBA_NUM_THREADS", 8)
