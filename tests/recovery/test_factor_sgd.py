@@ -135,6 +135,21 @@ def test_resume_keeps_the_blocks_of_the_state():
     same(FactorSGD(max_iter=4, **options).solve(p, state=part.state).x, full.x)
 
 
+def test_every_pass_visits_the_diagonals_in_a_new_order(monkeypatch):
+    orders = []
+    sgd_pass = module.kernels.sgd_pass
+
+    def record(*args):
+        orders.append(args[8].copy())
+        sgd_pass(*args)
+
+    monkeypatch.setattr(module.kernels, "sgd_pass", record)
+    p = problem(noise=0.3, reg=3.0)
+    FactorSGD(max_iter=3, random_state=0, block_shape=(10, 10)).solve(p)
+    assert [sorted(order) for order in orders] == [list(range(12))] * 3
+    assert np.any(orders[0] != orders[1]) and np.any(orders[1] != orders[2])
+
+
 def test_warm_start():
     p = problem(noise=0.3, reg=3.0, biases=True)
     best = AlternatingMinimization(tol=1e-7, max_iter=1000, random_state=0).solve(p)
