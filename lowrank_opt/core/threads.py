@@ -11,7 +11,11 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-__all__ = ["compile_clock", "thread_limit"]
+__all__ = ["compile_clock", "parallel_region", "thread_limit"]
+
+# Held around kernels compiled with parallel=True: numba's fallback threading layer, the only one
+# where neither OpenMP nor TBB is found, ends the process when two threads enter at once.
+parallel_region = threading.Lock()
 
 
 @contextlib.contextmanager

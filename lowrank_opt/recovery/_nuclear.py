@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numba
 import numpy as np
 
+from lowrank_opt.core.threads import parallel_region
 from lowrank_opt.recovery import kernels_soft_impute as kernels
 
 if TYPE_CHECKING:
@@ -59,7 +60,8 @@ class Entries:
         indptr, indices, _, _, bounds = self.sides[side]
         work = int(indptr[-1]) * head[-1].shape[1]
         if work >= _PARALLEL_WORK and numba.get_num_threads() > 1:
-            getattr(kernels, name + "_par")(indptr, indices, *head, bounds, *tail)
+            with parallel_region:
+                getattr(kernels, name + "_par")(indptr, indices, *head, bounds, *tail)
         else:
             getattr(kernels, name)(indptr, indices, *head, 0, self.shape[side], *tail)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 from dataclasses import dataclass
 from numbers import Integral, Real
@@ -15,6 +16,7 @@ from lowrank_opt.core.params import Interval, StrOptions, make_rng
 from lowrank_opt.core.protocols import HasCertificate, HasObjective, HasObservations
 from lowrank_opt.core.solver import Solver
 from lowrank_opt.core.state import State, Status
+from lowrank_opt.core.threads import parallel_region
 from lowrank_opt.numerics.kernels_vector import aligned_empty, aligned_zeros, vector_length
 from lowrank_opt.recovery import kernels_sgd as kernels
 from lowrank_opt.recovery.lowrank import LowRankMatrix
@@ -260,17 +262,20 @@ class FactorSGD(Solver):
         step_size = _STEPS[self.schedule] if isinstance(self.step_size, str) else self.step_size
         parallel = entries.values.size >= _PARALLEL_ENTRIES and numba.get_num_threads() > 1
         sgd_pass = kernels.sgd_pass_par if parallel else kernels.sgd_pass
+        region = parallel_region if parallel else contextlib.nullcontext()
         for _ in range(n):
             size = step_size * cache.unit
             if self.schedule == "linear":
                 left = state.decay_passes - state.nit
                 size *= max(left, 1) / state.decay_passes
             assert state.rng is not None
-            sgd_pass(
-                cache.vectors, state.P, state.Q, state.A, state.B, *cache.norms, entries,
-                state.rng.permutation(diagonals), cache.penalty, cache.lanes, cache.loss,
-                dtype(size), dtype(1.0 / problem.rank),
-            )  # fmt: skip
+            order = state.rng.permutation(diagonals)
+            with region:
+                sgd_pass(
+                    cache.vectors, state.P, state.Q, state.A, state.B, *cache.norms, entries,
+                    order, cache.penalty, cache.lanes, cache.loss,
+                    dtype(size), dtype(1.0 / problem.rank),
+                )  # fmt: skip
             state.nit += 1
         state.count(passes=n, updates=n * entries.values.size)
         self._measure(problem, state, cache)
