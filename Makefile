@@ -23,8 +23,9 @@ BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.stamp
 UV     := $(shell command -v uv 2>/dev/null)
 # numba stamps only the calling file, so a kernel that calls an edited function in another file
-# would be stale: the cache has the name of the hash of all kernel files.
-KHASH  := $(shell cat lowrank_opt/*/kernels*.py 2>/dev/null | cksum | cut -d' ' -f1)
+# would be stale: the cache has the name of the hash of all kernel files, and of the named tuples
+# that its index refers to by module.
+KHASH  := $(shell cat lowrank_opt/*/kernels*.py lowrank_opt/numerics/penalties.py 2>/dev/null | cksum | cut -d' ' -f1)
 export NUMBA_CACHE_DIR := $(CURDIR)/.cache/numba-$(KHASH)
 # Tools must not pick up packages of the user's home folder or of another environment.
 export PYTHONNOUSERSITE := 1

@@ -21,7 +21,8 @@ OPT_IN = ("slow", "gpu", "paper", "network", "external_data")
 # hash of all kernels, because numba does not notice an edited function in another file.
 if "NUMBA_CACHE_DIR" not in os.environ:
     _digest = hashlib.sha256()
-    for _path in sorted((ROOT / "lowrank_opt").glob("*/kernels*.py")):
+    _penalties = ROOT / "lowrank_opt" / "numerics" / "penalties.py"  # named tuples in its index
+    for _path in [*sorted((ROOT / "lowrank_opt").glob("*/kernels*.py")), _penalties]:
         _digest.update(_path.read_bytes())
     os.environ["NUMBA_CACHE_DIR"] = str(ROOT / ".cache" / f"numba-{_digest.hexdigest()[:10]}")
 
