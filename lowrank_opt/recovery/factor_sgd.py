@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 import numba
 import numpy as np
 
-from lowrank_opt.core.errors import ParameterError, UnsupportedProblemError
+from lowrank_opt.core.errors import ParameterError
 from lowrank_opt.core.params import Interval, StrOptions, make_rng
 from lowrank_opt.core.protocols import HasCertificate, HasObjective, HasObservations
 from lowrank_opt.core.solver import Solver
@@ -36,9 +36,10 @@ _BLOCK_BYTES = 98_304
 _BLOCK_ENTRIES = 1000
 # Rows and columns are numbered by 16 bits inside a block.
 _MOST_ROWS = 65_536
-# From this many entries on the grid has at least 8 x 8 blocks, and threads are used.
-_PARALLEL_ENTRIES = 100_000
-_PARALLEL_SIDE = 8
+# The blocks are grouped into tiles, as many in each direction as there can be threads. A tile
+# holds at least this many entries (0.1 ms) on average.
+_TILE_ENTRIES = 10_000
+_MOST_TILES = 32
 _STEPS = {"linear": 0.06, "constant": 0.02, "adagrad": 0.15}
 # Numbers converted to float64 at once by the residual.
 _CHUNK = 1 << 17
@@ -56,6 +57,7 @@ class _Side(NamedTuple):
 
 class _Cache(NamedTuple):
     entries: kernels.Entries
+    side: int  # tiles in each direction
     rows: _Side
     cols: _Side
     penalty: kernels.Penalty
@@ -131,9 +133,9 @@ class FactorSGD(Solver):
     Notes
     -----
     Cost: ``10·N·k`` flops a pass; the entries are stored a second time (8 bytes each in float32,
-    12 in float64, and the weight), in blocks and in random order inside a block. Blocks on a
-    diagonal of the grid share no row and no column and run in parallel; the diagonals are visited
-    in a new random order in every pass.
+    12 in float64, and the weight), in blocks and in random order inside a block. Groups of
+    blocks on a diagonal of the grid share no row and no column and run in parallel; the diagonals
+    are visited in a new random order in every pass.
 
     The objective does not decrease steadily: the best point of all checks is kept, and returned
     unless the run converges. With `nonnegative` each step is followed by the projection.
@@ -222,16 +224,14 @@ class FactorSGD(Solver):
 
     # -- the three parts of the contract ---------------------------------------------------------
 
+    @classmethod
+    def accepts(cls, problem: Any) -> list[str]:
+        """The ridge form with every loss, without the implicit terms."""
+        wanted = {"penalty": "ridge", "implicit_weight": 0}
+        return [f"{k}={v!r}" for k, v in wanted.items() if getattr(problem, k, None) != v]
+
     def init(self, problem: MatrixCompletion, x0: Any = None) -> FactorSGDState:
         """Return the first state; with `x0` its residual is known, otherwise it is infinite."""
-        for need, missing, other in (
-            ("penalty='ridge'", problem.penalty != "ridge", "SoftImpute"),
-            ("implicit_weight=0", problem.implicit_weight > 0, "AlternatingMinimization"),
-        ):
-            if missing:
-                raise UnsupportedProblemError(
-                    type(self).__name__, [need], type(problem).__name__, [other]
-                )
         (m, n), k, dtype = problem.shape, problem.rank, problem.dtype
         lanes = vector_length(dtype)
         width = lanes * -(-(k + 2 * problem.biases) // lanes)
@@ -247,7 +247,7 @@ class FactorSGD(Solver):
         # The start also gives the columns that x0 lacks.
         self._load(problem, state, cache, self._start(problem, state))
         if x0 is not None:
-            self._load(problem, state, cache, problem.point(x0))
+            self._load(problem, state, cache, problem.start(x0))
         state.best = self.point(problem, state)
         if x0 is not None:
             self._measure(problem, state, cache)
@@ -258,9 +258,8 @@ class FactorSGD(Solver):
         assert isinstance(state, FactorSGDState)
         cache = self._prepare(problem, state)
         entries, dtype = cache.entries, problem.dtype.type
-        diagonals = max(entries.row_start.size, entries.col_start.size) - 1
         step_size = _STEPS[self.schedule] if isinstance(self.step_size, str) else self.step_size
-        parallel = entries.values.size >= _PARALLEL_ENTRIES and numba.get_num_threads() > 1
+        parallel = cache.side > 1 and numba.get_num_threads() > 1
         sgd_pass = kernels.sgd_pass_par if parallel else kernels.sgd_pass
         region = parallel_region if parallel else contextlib.nullcontext()
         for _ in range(n):
@@ -269,7 +268,7 @@ class FactorSGD(Solver):
                 left = state.decay_passes - state.nit
                 size *= max(left, 1) / state.decay_passes
             assert state.rng is not None
-            order = state.rng.permutation(diagonals)
+            order = state.rng.permutation(cache.side)
             with region:
                 sgd_pass(
                     cache.vectors, state.P, state.Q, state.A, state.B, *cache.norms, entries,
@@ -320,10 +319,11 @@ class FactorSGD(Solver):
         obs, dtype, k = problem.observations, problem.dtype, problem.rank
         # A copy of a state is not aligned, and rows that straddle cache lines are slower.
         state.P, state.Q = _aligned(state.P), _aligned(state.Q)
+        most = min(math.sqrt(obs.nnz / _TILE_ENTRIES), *obs.shape, _MOST_TILES)
+        side = 2 ** int(math.log2(max(most, 1.0)))
         grid = kernels.make_grid(
-            obs.row_counts, obs.col_counts, state.block_rows, state.block_cols,
-            _PARALLEL_SIDE if obs.nnz >= _PARALLEL_ENTRIES else 1,
-        )  # fmt: skip
+            obs.row_counts, obs.col_counts, state.block_rows, state.block_cols, side
+        )
         entries = kernels.grid_entries(
             obs.indptr, obs.indices, obs.values, obs.weights, problem.offset, grid, state.seed
         )
@@ -346,6 +346,7 @@ class FactorSGD(Solver):
         adagrad = state.A is not None
         state.cache = _Cache(
             entries=entries,
+            side=side,
             rows=sides[0],
             cols=sides[1],
             penalty=kernels.Penalty(dtype.type(problem.reg), *scales),
@@ -385,9 +386,10 @@ class FactorSGD(Solver):
     def _measure(self, problem: MatrixCompletion, state: FactorSGDState, cache: _Cache) -> None:
         """Set the residual, and keep the point if it is the best one."""
         GP, GQ = (aligned_empty(F.shape, F.dtype) for F in (state.P, state.Q))
-        loss = kernels.grid_gradient(
-            cache.vectors, state.P, state.Q, GP, GQ, cache.entries, cache.loss
-        )
+        with numba.parallel_chunksize(1):
+            loss = kernels.grid_gradient(
+                cache.vectors, state.P, state.Q, GP, GQ, cache.entries, cache.side, cache.loss
+            )
         state.count(checks=1)
         if not math.isfinite(loss):
             state.residual = math.nan

@@ -137,7 +137,7 @@ def _deal(counts: np.ndarray, n_blocks: int) -> tuple[np.ndarray, np.ndarray]:
 
 def make_grid(
     row_counts: np.ndarray, col_counts: np.ndarray, block_rows: int, block_cols: int,
-    min_side: int = 1,
+    side: int = 1,
 ) -> Grid:  # fmt: skip
     """Divide the matrix into blocks with about the same number of entries.
 
@@ -147,8 +147,9 @@ def make_grid(
         Observed entries of every row and column.
     block_rows, block_cols : int
         Most rows and columns of a block, 1 … 65536.
-    min_side : int, default=1
-        Fewest blocks a side, if there are as many rows and columns: what can run in parallel.
+    side : int, default=1
+        Number of blocks in either direction is a multiple of it; not above the numbers of rows
+        and columns.
 
     Returns
     -------
@@ -157,7 +158,7 @@ def make_grid(
     """
     sides = []
     for counts, most in ((row_counts, block_rows), (col_counts, block_cols)):
-        blocks = min(max(-(-counts.size // most), min_side), counts.size)
+        blocks = min(side * -(-counts.size // (most * side)), side * (counts.size // side))
         sides.append(_deal(counts, blocks))
     (row_position, row_start), (col_position, col_start) = sides
     return Grid(row_position, col_position, row_start, col_start)
@@ -406,11 +407,18 @@ def _pull(product, value, weights, t, loss):
 
 
 @njit(cache=True, error_model="numpy")
-def _block_of(d, s, row_start, col_start, start):
-    """Bounds of the s-th block of diagonal d: entries, first row and column, rows and columns."""
-    n, m = row_start.size - 1, col_start.size - 1
-    a, b = ((s + d) % n, s) if n >= m else (s, (s + d) % m)
-    k = a * m + b
+def _tile(d, s, side, entries):
+    """Blocks of tile s of diagonal d: first and last row of blocks, first and last column."""
+    n = (entries.row_start.size - 1) // side
+    m = (entries.col_start.size - 1) // side
+    a = (s + d) % side
+    return a * n, a * n + n, s * m, s * m + m
+
+
+@njit(cache=True, error_model="numpy")
+def _block_bounds(a, b, row_start, col_start, start):
+    """Bounds of block (a, b): its entries, its rows, its columns."""
+    k = a * (col_start.size - 1) + b
     return start[k], start[k + 1], row_start[a], row_start[a + 1], col_start[b], col_start[b + 1]
 
 
@@ -486,45 +494,53 @@ def _block_adagrad(
 
 
 @njit(cache=True, error_model="numpy")
-def _block(
-    vectors, P, Q, A, B, norms_p, norms_q, entries, d, s, penalty, lanes, loss, step, unit
+def _tile_pass(
+    vectors, P, Q, A, B, norms_p, norms_q, entries, d, s, side, penalty, lanes, loss, step, unit
 ):  # fmt: skip
-    """Updates of the s-th block of diagonal d."""
-    lo, hi, r0, r1, c0, c1 = _block_of(d, s, entries.row_start, entries.col_start, entries.start)
-    if lo == hi:
-        return
-    if A is None:
-        _block_plain(vectors, P, Q, entries, lo, hi, r0, c0, penalty, lanes, loss, step)
-    else:
-        _block_adagrad(
-            vectors, P, Q, A, B, norms_p, norms_q, entries, lo, hi, r0, r1, c0, c1, penalty,
-            lanes, loss, step, unit,
-        )  # fmt: skip
+    """Updates of tile s of diagonal d, block by block."""
+    a0, a1, b0, b1 = _tile(d, s, side, entries)
+    for a in range(a0, a1):
+        for t in range(b1 - b0):
+            # There and back again: the rows or the columns of the last block are in cache.
+            b = b0 + t if (a - a0) % 2 == 0 else b1 - 1 - t
+            lo, hi, r0, r1, c0, c1 = _block_bounds(
+                a, b, entries.row_start, entries.col_start, entries.start
+            )
+            if lo == hi:
+                continue
+            if A is None:
+                _block_plain(vectors, P, Q, entries, lo, hi, r0, c0, penalty, lanes, loss, step)
+            else:
+                _block_adagrad(
+                    vectors, P, Q, A, B, norms_p, norms_q, entries, lo, hi, r0, r1, c0, c1,
+                    penalty, lanes, loss, step, unit,
+                )  # fmt: skip
 
 
 @njit(cache=True, error_model="numpy")
 def sgd_pass(
     vectors, P, Q, A, B, norms_p, norms_q, entries, diagonals, penalty, lanes, loss, step, unit
 ):  # fmt: skip
-    """One pass over the entries, block by block along the diagonals of the grid.
+    """One pass over the entries, along the diagonals of the grid.
 
     Layout: see the module; ``A, norms_p (rows,)`` and ``B, norms_q (cols,)`` are the AdaGrad
-    scalars and work space, or all ``None`` for the same step everywhere; ``diagonals`` is an
-    order of ``0 … max(grid) - 1``; diagonal d holds the blocks ``(s + d, s)`` modulo the grid,
-    s below its smaller side, which share no row and no column. The step of row i is
-    ``step/sqrt(A[i])``, and ``A[i]`` grows by the mean square of the data's part of the gradient,
-    ``unit·g²·|Q[j]|²`` with ``unit = 1/rank`` and the norm taken at the start of the block.
-    Scalars and arrays are of the dtype of ``P``.
+    scalars and work space, or all ``None`` for the same step everywhere. ``diagonals`` is an order
+    of ``0 … S-1``: the blocks are grouped into ``S × S`` tiles, and diagonal d holds the tiles
+    ``((s + d) mod S, s)``, which share no row and no column. Inside a tile the blocks are visited
+    row by row, forward and backward in turn. The step of row i is ``step/sqrt(A[i])``, and
+    ``A[i]`` grows by the mean square of the data's part of the gradient, ``unit·g²·|Q[j]|²`` with
+    ``unit = 1/rank`` and the norm taken at the start of the block. Scalars and arrays are of the
+    dtype of ``P``.
 
     Cost: ``10·width·N`` flops, ``8·N`` bytes of entries from memory and the rows of both factors
     from the second-level cache.
     """
-    side = min(entries.row_start.size, entries.col_start.size) - 1
+    side = diagonals.size
     for d in diagonals:
         for s in range(side):
-            _block(
-                vectors, P, Q, A, B, norms_p, norms_q, entries, d, s, penalty, lanes, loss, step,
-                unit,
+            _tile_pass(
+                vectors, P, Q, A, B, norms_p, norms_q, entries, d, s, side, penalty, lanes, loss,
+                step, unit,
             )  # fmt: skip
 
 
@@ -532,17 +548,17 @@ def sgd_pass(
 def sgd_pass_par(
     vectors, P, Q, A, B, norms_p, norms_q, entries, diagonals, penalty, lanes, loss, step, unit
 ):  # fmt: skip
-    """`sgd_pass` with the blocks of a diagonal in parallel: the same bits for any thread count.
+    """`sgd_pass` with the tiles of a diagonal in parallel: the same bits for any thread count.
 
-    Cost: that of `sgd_pass`, divided by the number of threads if the blocks of a diagonal are of
+    Cost: that of `sgd_pass`, divided by the number of threads if the tiles of a diagonal are of
     similar size.
     """
-    side = min(entries.row_start.size, entries.col_start.size) - 1
+    side = diagonals.size
     for d in diagonals:
         for s in prange(side):
-            _block(
-                vectors, P, Q, A, B, norms_p, norms_q, entries, d, np.intp(s), penalty, lanes,
-                loss, step, unit,
+            _tile_pass(
+                vectors, P, Q, A, B, norms_p, norms_q, entries, d, np.intp(s), side, penalty,
+                lanes, loss, step, unit,
             )  # fmt: skip
 
 
@@ -575,48 +591,53 @@ def _add_row(typingctx, vectors, G, i, F, j, factor):
 
 
 @njit(cache=True, error_model="numpy")
-def _block_gradient(vectors, P, Q, GP, GQ, entries, d, s, loss):
-    """Add the pulls of one block to ``GP`` and ``GQ``; return its loss.
+def _tile_gradient(vectors, P, Q, GP, GQ, entries, d, s, side, loss):
+    """Add the pulls of one tile to ``GP`` and ``GQ``; return its loss.
 
     Cost: ``6·width`` flops and four rows an entry.
     """
-    lo, hi, r0, _, c0, _ = _block_of(d, s, entries.row_start, entries.col_start, entries.start)
-    total = 0.0
+    a0, a1, b0, b1 = _tile(d, s, side, entries)
     slope, limit = np.float64(loss.slope), np.float64(loss.limit)
-    for t in range(lo, hi):
-        i, j = r0 + np.intp(entries.rows[t]), c0 + np.intp(entries.cols[t])
-        product = _dot(vectors, P, i, Q, j)
-        g = _pull(product, entries.values[t], entries.weights, t, loss)
-        _add_row(vectors, GP, i, Q, j, g)
-        _add_row(vectors, GQ, j, P, i, g)
-        size = abs(np.float64(entries.values[t]) - np.float64(product))
-        if slope * size <= limit:
-            size = slope * size * size
-        else:
-            size = limit * (2.0 * size - limit / slope)
-        total += _scaled(entries.weights, t, size)
+    total = 0.0
+    for a in range(a0, a1):
+        for b in range(b0, b1):
+            lo, hi, r0, _, c0, _ = _block_bounds(
+                a, b, entries.row_start, entries.col_start, entries.start
+            )
+            for t in range(lo, hi):
+                i, j = r0 + np.intp(entries.rows[t]), c0 + np.intp(entries.cols[t])
+                product = _dot(vectors, P, i, Q, j)
+                g = _pull(product, entries.values[t], entries.weights, t, loss)
+                _add_row(vectors, GP, i, Q, j, g)
+                _add_row(vectors, GQ, j, P, i, g)
+                size = abs(np.float64(entries.values[t]) - np.float64(product))
+                if slope * size <= limit:
+                    size = slope * size * size
+                else:
+                    size = limit * (2.0 * size - limit / slope)
+                total += _scaled(entries.weights, t, size)
     return total
 
 
 @njit(cache=True, error_model="numpy", parallel=True)
-def grid_gradient(vectors, P, Q, GP, GQ, entries, loss):
+def grid_gradient(vectors, P, Q, GP, GQ, entries, side, loss):
     """Return the loss, and fill ``GP_i = Σ_j w g Q_j`` and ``GQ_j = Σ_i w g P_i``.
 
     ``g`` is half the negative derivative of the loss, so that minus the sums is half the gradient
-    of the loss. Layout: ``GP``, ``GQ`` like ``P``, ``Q``. The same bits for any thread count.
+    of the loss. Layout: ``GP``, ``GQ`` like ``P``, ``Q``; ``side`` is the number of diagonals. The
+    same bits for any thread count.
 
     Cost: ``6·width·N`` flops.
     """
     GP[:] = 0
     GQ[:] = 0
-    n, m = entries.row_start.size - 1, entries.col_start.size - 1
-    losses = np.empty(min(n, m))
+    losses = np.empty(side)
     total = 0.0
-    for d in range(max(n, m)):
-        for s in prange(losses.size):
-            losses[s] = _block_gradient(vectors, P, Q, GP, GQ, entries, d, np.intp(s), loss)
+    for d in range(side):
+        for s in prange(side):
+            losses[s] = _tile_gradient(vectors, P, Q, GP, GQ, entries, d, np.intp(s), side, loss)
         # In a loop of its own: a parallel sum would depend on the number of threads.
-        for s in range(losses.size):
+        for s in range(side):
             total += losses[s]
     return total
 

@@ -95,7 +95,7 @@ def test_residual_is_that_of_the_certificate(dtype, options):
 
 def test_threads_and_copies_do_not_change_bits(monkeypatch):
     """Parallel and serial passes, and the state after a copy, a pickle and a checkpoint."""
-    monkeypatch.setattr(module, "_PARALLEL_ENTRIES", 1000)
+    monkeypatch.setattr(module, "_TILE_ENTRIES", 100)
     p = problem(noise=0.3, reg=3.0, biases=True, dtype=np.float32)
     runs = []
     for threads in (1, min(2, numba.config.NUMBA_NUM_THREADS)):
@@ -144,9 +144,10 @@ def test_every_pass_visits_the_diagonals_in_a_new_order(monkeypatch):
         sgd_pass(*args)
 
     monkeypatch.setattr(module.kernels, "sgd_pass", record)
+    monkeypatch.setattr(module, "_TILE_ENTRIES", 50)
     p = problem(noise=0.3, reg=3.0)
-    FactorSGD(max_iter=3, random_state=0, block_shape=(10, 10)).solve(p)
-    assert [sorted(order) for order in orders] == [list(range(12))] * 3
+    FactorSGD(max_iter=3, random_state=0, n_threads=1).solve(p)
+    assert [sorted(order) for order in orders] == [list(range(8))] * 3
     assert np.any(orders[0] != orders[1]) and np.any(orders[1] != orders[2])
 
 

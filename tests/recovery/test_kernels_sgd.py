@@ -29,7 +29,9 @@ def setting(k, dtype, biases=True, nonnegative=False, weighted=False, scaled=Fal
     rng = np.random.default_rng(1)
     m, n = shape
     rows, cols, indptr, indices, values, weights = observed(m, n, 150, dtype, 0, weighted)
-    grid = kernels.make_grid(np.bincount(rows, minlength=m), np.bincount(cols, minlength=n), 9, 6)
+    grid = kernels.make_grid(
+        np.bincount(rows, minlength=m), np.bincount(cols, minlength=n), 4, 4, 3
+    )
     entries = kernels.grid_entries(indptr, indices, values, weights, 0.25, grid, 7)
     lanes = VECTOR_BYTES // np.dtype(dtype).itemsize
     width = lanes * -(-(k + 2 * biases) // lanes)
@@ -53,16 +55,21 @@ def setting(k, dtype, biases=True, nonnegative=False, weighted=False, scaled=Fal
 
 def blocks_of(entries, diagonals):
     """The order of the updates, from the documentation of `sgd_pass`."""
-    n, m = entries.row_start.size - 1, entries.col_start.size - 1
+    S = len(diagonals)
+    n, m = (entries.row_start.size - 1) // S, (entries.col_start.size - 1) // S
     for d in diagonals:
-        for s in range(min(n, m)):
-            a, b = ((s + d) % n, s) if n >= m else (s, (s + d) % m)
-            t = np.arange(entries.start[a * m + b], entries.start[a * m + b + 1])
-            yield (
-                entries.row_start[a] + entries.rows[t].astype(int),
-                entries.col_start[b] + entries.cols[t].astype(int),
-                t,
-            )
+        for s in range(S):
+            first = ((s + d) % S) * n
+            for a in range(first, first + n):
+                columns = range(s * m, s * m + m)
+                for b in columns if (a - first) % 2 == 0 else reversed(columns):
+                    k = a * (m * S) + b
+                    t = np.arange(entries.start[k], entries.start[k + 1])
+                    yield (
+                        entries.row_start[a] + entries.rows[t].astype(int),
+                        entries.col_start[b] + entries.cols[t].astype(int),
+                        t,
+                    )
 
 
 def run_reference(s, A, B, loss, step, diagonals):
@@ -184,7 +191,7 @@ def test_gradient_equals_reference(dtype, loss, weighted):
     entries = s["entries"]
     GP, GQ = np.full_like(s["P"], np.nan), np.full_like(s["Q"], np.nan)
     loss_sum = kernels.grid_gradient(
-        kernels.vectors_argument(s["width"], dtype), s["P"], s["Q"], GP, GQ, entries,
+        kernels.vectors_argument(s["width"], dtype), s["P"], s["Q"], GP, GQ, entries, 3,
         kernels.ResidualClip(*map(dtype, loss)),
     )  # fmt: skip
     rows, cols, t = (np.concatenate(x) for x in zip(*blocks_of(entries, [0, 1, 2]), strict=True))
@@ -210,7 +217,7 @@ def test_loss_values():
     for loss, value in expected.items():
         got = kernels.grid_gradient(
             kernels.vectors_argument(s["width"], dtype), s["P"], s["Q"], np.empty_like(s["P"]),
-            np.empty_like(s["Q"]), s["entries"], kernels.ResidualClip(*loss),
+            np.empty_like(s["Q"]), s["entries"], 3, kernels.ResidualClip(*loss),
         )  # fmt: skip
         np.testing.assert_allclose(got, value, rtol=1e-12)
 
@@ -219,13 +226,14 @@ def test_loss_values():
 def test_grid_holds_every_entry_once(weighted):
     m, n = 41, 30
     rows, cols, indptr, indices, values, weights = observed(m, n, 500, np.float64, 3, weighted)
-    grid = kernels.make_grid(np.bincount(rows, minlength=m), np.bincount(cols, minlength=n), 10, 7)
+    grid = kernels.make_grid(
+        np.bincount(rows, minlength=m), np.bincount(cols, minlength=n), 10, 7, 2
+    )
     assert np.diff(grid.row_start).max() <= 10 and np.diff(grid.col_start).max() <= 7
     entries = kernels.grid_entries(indptr, indices, values, weights, 0.5, grid, 1)
     back = {}
     row_of, col_of = np.argsort(grid.row_position), np.argsort(grid.col_position)
-    n_diagonals = max(grid.row_start.size, grid.col_start.size) - 1
-    for block_rows, block_cols, t in blocks_of(entries, range(n_diagonals)):
+    for block_rows, block_cols, t in blocks_of(entries, range(2)):
         for i, j, s in zip(block_rows, block_cols, t, strict=True):
             weight = 1.0 if weights is None else entries.weights[s]
             back[row_of[i], col_of[j]] = (entries.values[s] + 0.5, weight)
@@ -244,7 +252,7 @@ def test_grid_is_balanced_and_order_depends_on_the_seed():
     rows, cols = np.nonzero(mask)
     indptr = np.searchsorted(rows, np.arange(m + 1)).astype(np.int64)
     values = np.arange(rows.size, dtype=np.float64)
-    grid = kernels.make_grid(mask.sum(axis=1), mask.sum(axis=0), 100, 75, min_side=4)
+    grid = kernels.make_grid(mask.sum(axis=1), mask.sum(axis=0), 100, 75, side=4)
     orders = [
         kernels.grid_entries(indptr, cols.astype(np.int32), values, None, 0.0, grid, seed)
         for seed in (1, 1, 2)
