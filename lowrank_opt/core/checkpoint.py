@@ -23,9 +23,7 @@ if TYPE_CHECKING:
 __all__ = ["Checkpoint"]
 
 # Limits of a run may change between interruption and resume without changing its bits.
-_LIMITS = frozenset(
-    {"max_iter", "max_time", "tol", "check_every", "n_threads", "verbose", "random_state"}
-)
+_LIMITS = frozenset({"max_iter", "max_time", "tol", "check_every", "n_threads", "random_state"})
 
 
 @dataclass
