@@ -78,7 +78,9 @@ def solver_class(name: str) -> type[Solver]:
 
 
 def solvers_for(problem: Any) -> list[str]:
-    """Return the names of the registered solvers whose requirements a problem meets.
+    """Return the names of the registered solvers that can solve a problem.
+
+    Those whose ``requires`` it meets and whose :meth:`Solver.accepts` has no objection.
 
     Parameters
     ----------
@@ -93,7 +95,9 @@ def solvers_for(problem: Any) -> list[str]:
     return [
         name
         for name, cls in registered_solvers().items()
-        if cls.requires and all(isinstance(problem, p) for p in cls.requires)
+        if cls.requires
+        and all(isinstance(problem, p) for p in cls.requires)
+        and not cls.accepts(problem)
     ]
 
 

@@ -135,6 +135,23 @@ class Solver(Parameters, abc.ABC):
         """Return statuses and counts of inner solvers, ``None`` if there are none."""
         return None
 
+    @classmethod
+    def accepts(cls, problem: Any) -> list[str]:
+        """Return what keeps the method from solving a problem that has all of ``requires``.
+
+        Parameters
+        ----------
+        problem : Problem
+            Any problem with the capabilities in ``requires``.
+
+        Returns
+        -------
+        list of str
+            What the problem would have to have, such as ``"penalty='ridge'"``; empty (the
+            default) when the method can solve it.
+        """
+        return []
+
     def check(self, problem: Any) -> None:
         """Raise if a parameter is out of range or the problem lacks something.
 
@@ -143,10 +160,12 @@ class Solver(Parameters, abc.ABC):
         ParameterError
             A parameter is out of range.
         UnsupportedProblemError
-            The problem lacks a capability; the message lists solvers that do fit.
+            The problem lacks a capability, or is of a form that the method does not solve (see
+            :meth:`accepts`); the message lists solvers that do fit.
         """
         self.validate_params()
         missing = [p.__name__ for p in self.requires if not isinstance(problem, p)]
+        missing = missing or self.accepts(problem)
         if missing:
             from lowrank_opt.core.registry import solvers_for
 
@@ -300,12 +319,14 @@ class Solver(Parameters, abc.ABC):
     ) -> Result:  # fmt: skip
         x, residual = self.answer(problem, state, status)
         certificate = problem.certificate(x) if hasattr(problem, "certificate") else None
+        certified = (
+            certificate is not None and certificate.residual <= CERTIFICATE_FACTOR * self.tol
+        )
+        limit = status in (Status.ITERATION_LIMIT, Status.TIME_LIMIT)
+        if limit and certified and residual <= self.tol < state.residual:
+            status = Status.CONVERGED  # `answer` improved the last iterate to within the tolerance
         message = self._message(state, status, residual, cause)
-        if (
-            status is Status.CONVERGED
-            and certificate is not None
-            and not certificate.residual <= CERTIFICATE_FACTOR * self.tol
-        ):
+        if status is Status.CONVERGED and certificate is not None and not certified:
             status = Status.STALLED
             message = (
                 f"Not certified: the solver reports residual {residual:.3e} <= tol {self.tol:.1e}, "

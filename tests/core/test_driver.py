@@ -387,6 +387,39 @@ def test_x0_and_state_exclude_each_other():
         GradientDescent().solve(problem, x0=np.zeros(5), state=state)
 
 
+class Polished(GradientDescent):
+    """Hands out a better point than its last iterate."""
+
+    offered = 0.0
+
+    def answer(self, problem, state, status):
+        x = answer(problem) + self.offered * np.ones(5)
+        return x, 1e-12
+
+
+@pytest.mark.parametrize(
+    ("limits", "status"),
+    [({"max_iter": 2}, Status.ITERATION_LIMIT), ({"max_time": 0.0}, Status.TIME_LIMIT)],
+)
+def test_an_answer_within_the_tolerance_at_a_limit_has_converged(limits, status):
+    problem = make_quadratic()
+    result = Polished(**limits).solve(problem)
+    assert result.status is Status.CONVERGED
+    assert result.success
+    assert result.message.startswith("Converged: residual 1.000e-12")
+    assert GradientDescent(**limits).solve(problem).status is status
+    wrong = Polished(**limits)
+    wrong.offered = 1.0
+    result = wrong.solve(problem)  # the certificate does not confirm
+    assert (result.status, result.success) == (status, False)
+
+    def stop(intermediate_result):
+        raise StopIteration
+
+    stopped = Polished().solve(problem, callback=stop)
+    assert stopped.status is Status.STOPPED_BY_CALLBACK
+
+
 def test_missing_oracles_are_listed():
     with pytest.raises(UnsupportedProblemError, match=r"GradientDescent cannot solve int.*HasGrad"):
         GradientDescent().solve(3)

@@ -81,6 +81,22 @@ def test_a_refused_problem_lists_what_fits(family):
         Other().solve(make_quadratic())
 
 
+def test_a_solver_may_refuse_a_form_of_the_problem(family, monkeypatch):
+    class Picky(GradientDescent):
+        @classmethod
+        def accepts(cls, problem):
+            return ["a diagonal"]
+
+    problem = make_quadratic()
+    monkeypatch.setattr(sys.modules["lowrank_opt.toys"], "NewtonMethod", Picky)
+    assert solvers_for(problem) == ["GradientDescent"]
+    match = r"Picky cannot solve Quadratic.*lacks a diagonal\. Solvers.*: GradientDescent\.$"
+    with pytest.raises(UnsupportedProblemError, match=match):
+        Picky().solve(problem)
+    with pytest.raises(UnsupportedProblemError, match="lacks HasGradient"):
+        Picky().solve(object())  # asked only when the capabilities are there
+
+
 def test_solve_by_name_instance_and_rule(family, auto):
     expected = np.linalg.solve(auto.A, auto.b)
     for solver, text in (
