@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 import numpy as np
 
-from lowrank_opt.core.errors import UnsupportedProblemError
 from lowrank_opt.core.params import Interval, StrOptions, make_rng
 from lowrank_opt.core.protocols import HasCertificate, HasObjective, HasObservations
 from lowrank_opt.core.solver import Solver
@@ -213,16 +212,17 @@ class AlternatingMinimization(Solver):
 
     # -- the three parts of the contract ---------------------------------------------------------
 
+    @classmethod
+    def accepts(cls, problem: Any) -> list[str]:
+        """Every loss and constraint, with the ridge penalty."""
+        return [] if getattr(problem, "penalty", None) == "ridge" else ["penalty='ridge'"]
+
     def init(self, problem: MatrixCompletion, x0: Any = None) -> AlternatingState:
         """Return the first state; with `x0` its residual is known, otherwise it is infinite."""
-        if problem.penalty != "ridge":
-            raise UnsupportedProblemError(
-                type(self).__name__, ["penalty='ridge'"], "MatrixCompletion", ["SoftImpute"]
-            )
         state = AlternatingState(rng=make_rng(self.random_state))
         (m, n), k, bias = problem.shape, problem.rank, problem.biases
         if x0 is not None:
-            x0 = problem.point(x0)
+            x0 = problem.start(x0)
             state.U = self._padded(problem, x0.U, x0.row_bias, state.rng)
             state.V = self._padded(problem, x0.V, x0.col_bias, state.rng)
             cache = self._prepare(problem, state)

@@ -338,6 +338,8 @@ class MatrixFactorization(CallbackSupportMixin, TransformerMixin, BaseEstimator)
         sampler = type(solver).__name__ == "GibbsFactorization"
         if x0 is not None and (sampler or x0.rank > problem.rank):
             x0 = None
+        if x0 is not None and not self.biases:
+            x0 = (x0.U, x0.V)  # with the offset of the new data
         quiet = _PLANNED.get(type(solver).__name__, ())
         result = run_solver(self, solver, problem, X=X, callback=stopper, x0=x0, quiet=quiet)
         self.result_ = result

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 import numpy as np
 
-from lowrank_opt.core.errors import UnsupportedProblemError
 from lowrank_opt.core.params import Interval, make_rng
 from lowrank_opt.core.protocols import HasCertificate, HasObjective, HasObservations
 from lowrank_opt.core.solver import Solver
@@ -155,19 +154,14 @@ class GibbsFactorization(Solver):
 
     # -- the three parts of the contract ---------------------------------------------------------
 
+    @classmethod
+    def accepts(cls, problem: Any) -> list[str]:
+        """The squared loss and the ridge form, without constraints."""
+        wanted = {"penalty": "ridge", "loss": "squared", "nonnegative": False, "implicit_weight": 0}
+        return [f"{k}={v!r}" for k, v in wanted.items() if getattr(problem, k, None) != v]
+
     def init(self, problem: MatrixCompletion, x0: Any = None) -> GibbsState:
         """Return the first state; `x0` is a matrix to start the chain from, or earlier draws."""
-        other = "AlternatingMinimization"
-        for option, wrong, fitting in (
-            ("penalty='ridge'", problem.penalty != "ridge", "SoftImpute"),
-            ("loss='squared'", problem.loss != "squared", other),
-            ("nonnegative=False", problem.nonnegative, other),
-            ("implicit_weight=0", problem.implicit_weight > 0, other),
-        ):
-            if wrong:
-                raise UnsupportedProblemError(
-                    type(self).__name__, [option], "MatrixCompletion", [fitting]
-                )
         state = GibbsState(rng=make_rng(self.random_state))
         rng, k, dtype, bias = state.rng, problem.rank, problem.dtype, problem.biases
         assert rng is not None
@@ -186,7 +180,7 @@ class GibbsFactorization(Solver):
             factors = [spread * rng.standard_normal((size, k)) for size in sizes]
             biases: list[Any] = [np.zeros(size) for size in sizes]
         else:
-            last = problem.point(last)
+            last = problem.start(last)
             missing = k - last.rank
             factors = [
                 np.hstack([F, 0.1 * rng.standard_normal((len(F), missing))])
@@ -202,7 +196,7 @@ class GibbsFactorization(Solver):
         )
         if draws is not None:
             for s in range(max(0, draws.n_samples - room), draws.n_samples):
-                self._keep(problem, state, cache, draws[s], float(draws.alpha[s]))
+                self._keep(problem, state, cache, problem.start(draws[s]), float(draws.alpha[s]))
             state.alpha = float(draws.alpha[-1])
             self._measure(state, cache)
         return state

@@ -576,6 +576,66 @@ class MatrixCompletion(Problem):
             )
         return x
 
+    def start(self, x0: Any) -> LowRankMatrix:
+        """`x0` as a point that a solver can start from: finite, with the problem's offset.
+
+        Parameters
+        ----------
+        x0 : LowRankMatrix or tuple of arrays (U, V)
+            Warm start. With biases, a difference of its offset from the problem's moves to the
+            row biases (of rows with observations), so that the matrix stays the same there.
+
+        Returns
+        -------
+        LowRankMatrix
+            In the problem's dtype; without biases when the problem has none.
+
+        Raises
+        ------
+        ProblemError
+            See `point`; an entry is not finite (in the problem's dtype); or the problem has no
+            biases and `x0` has another offset or non-zero biases.
+        """
+        x = self.point(x0)
+        with np.errstate(over="ignore"):
+            x = x.astype(self.dtype)
+        for name in ("U", "V", "row_bias", "col_bias"):
+            array = getattr(x, name)
+            bad = np.empty(0) if array is None else ~np.isfinite(array)
+            if bad.any():
+                first = tuple(int(i) for i in np.unravel_index(np.argmax(bad), bad.shape))
+                raise ProblemError(
+                    f"x0.{name}: {np.count_nonzero(bad)} not finite in {self.dtype}, the first at "
+                    f"{first if len(first) > 1 else first[0]}; leave x0 out to start afresh"
+                )
+        if not math.isfinite(x.offset):
+            raise ProblemError(f"x0.offset={x.offset}; expected a finite number")
+        shift = x.offset - self.offset
+        # Means of the same data in another order differ by rounding.
+        rounding = 8 * float(np.finfo(self.dtype).eps)
+        if abs(shift) <= rounding * max(abs(x.offset), abs(self.offset)):
+            shift = 0.0
+        if not self.biases:
+            if shift:
+                raise ProblemError(
+                    f"x0 has offset {x.offset:.6g}, the problem {self.offset:.6g} and no biases "
+                    "that could make up for it; take biases=True, or give the pair (U, V)"
+                )
+            for name in ("row_bias", "col_bias"):
+                bias = getattr(x, name)
+                if bias is not None and bias.any():
+                    raise ProblemError(
+                        f"x0 has a non-zero {name} and the problem no biases; take biases=True, "
+                        "or give the pair (U, V)"
+                    )
+            return LowRankMatrix(x.U, x.V, self.offset)
+        if not shift:
+            return LowRankMatrix(x.U, x.V, self.offset, x.row_bias, x.col_bias)
+        row_bias = np.where(self.observations.row_counts > 0, shift, 0.0).astype(self.dtype)
+        if x.row_bias is not None:
+            row_bias += x.row_bias
+        return LowRankMatrix(x.U, x.V, self.offset, row_bias, x.col_bias)
+
     def objective(self, x: Any) -> float:
         """Objective at `x`, accumulated in float64.
 
@@ -660,7 +720,7 @@ class MatrixCompletion(Problem):
             See Notes for ``residual``. ``details`` has ``relative_residual`` (weighted norm of
             ``M - X`` on the observed entries over that of ``M - offset``), ``rmse`` (weighted),
             ``numerical_rank`` of ``U @ V.T``, and norms of the gradient's parts. A point with
-            NaN or infinite factors has an infinite residual.
+            NaN or infinite numbers has an infinite residual.
 
         Notes
         -----
@@ -709,9 +769,13 @@ class MatrixCompletion(Problem):
         grade = certify_gap if self.penalty == "nuclear" else certify_stationary
         try:
             with np.errstate(over="ignore", invalid="ignore"):
-                return grade(self, x)
+                certificate = grade(self, x)
         except np.linalg.LinAlgError:  # the factors, or their squares, are not finite
-            return Certificate(math.inf, "point that is not finite", math.inf)
+            pass
+        else:
+            if math.isfinite(certificate.residual):
+                return certificate
+        return Certificate(math.inf, "point that is not finite", math.inf)
 
     def fingerprint(self) -> Mapping[str, Any]:
         """Shape, type, parameters and a hash over a sample of the data, as JSON values."""

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
-from lowrank_opt.core.errors import ParameterError, ProblemError
+from lowrank_opt.core.errors import ParameterError
 from lowrank_opt.core.params import Interval, StrOptions
 from lowrank_opt.core.protocols import HasObservations
 from lowrank_opt.core.solver import Solver
@@ -208,14 +208,10 @@ class SoftImpute(Solver):
         self.random_state = random_state
         self.n_threads = n_threads
 
-    def check(self, problem: Any) -> None:
-        """Raise if a parameter is out of range or the problem has another penalty."""
-        super().check(problem)
-        if getattr(problem, "penalty", None) != "nuclear":
-            raise ProblemError(
-                f"SoftImpute: the problem has penalty={getattr(problem, 'penalty', None)!r}; "
-                "expected penalty='nuclear' (AlternatingMinimization solves the ridge form)"
-            )
+    @classmethod
+    def accepts(cls, problem: Any) -> list[str]:
+        """The nuclear form."""
+        return [] if getattr(problem, "penalty", None) == "nuclear" else ["penalty='nuclear'"]
 
     # -- the interface ---------------------------------------------------------------------------
 
@@ -228,12 +224,8 @@ class SoftImpute(Solver):
             state.U, state.V = np.zeros((m, 0), problem.dtype), np.zeros((n, 0), problem.dtype)
             state.s = np.zeros(0)
         else:
-            x0 = problem.point(x0)
-            if x0.row_bias is not None or x0.col_bias is not None:
-                raise ProblemError("x0 has biases; expected factors only, as SoftImpute returns")
-            state.U, state.s, state.V = orthonormal_form(
-                x0.U.astype(problem.dtype), x0.V.astype(problem.dtype)
-            )
+            x0 = problem.start(x0)
+            state.U, state.s, state.V = orthonormal_form(x0.U, x0.V)
         state.start = np.zeros(n, problem.dtype)
         self._evaluate(problem, state)
         return state

@@ -18,7 +18,16 @@ from lowrank_opt.core.errors import (
     ProblemTypeError,
     UnsupportedBackendError,
 )
-from lowrank_opt.recovery import MatrixCompletion, Observations
+from lowrank_opt.recovery import (
+    AlternatingMinimization,
+    FactorSGD,
+    GibbsFactorization,
+    LowRankMatrix,
+    MatrixCompletion,
+    Observations,
+    SoftImpute,
+    complete,
+)
 from lowrank_opt.recovery import observations as module
 
 ROWS, COLS, VALUES = [0, 0, 1, 2], [0, 1, 1, 0], [1.0, 2.0, 3.0, 4.0]
@@ -365,3 +374,158 @@ def test_bad_data_frames(change, message):
         return
     with pytest.raises(ProblemError, match=message):
         MatrixCompletion.from_dataframe(**arguments)
+
+
+# -- warm starts --------------------------------------------------------------------------------
+
+
+RIDGE_SOLVERS = (AlternatingMinimization, FactorSGD, GibbsFactorization)
+
+
+def start_problem(**options):
+    rng = np.random.default_rng(0)
+    X = rng.standard_normal((12, 2)) @ rng.standard_normal((2, 10)) + 3.0
+    return MatrixCompletion.from_dense(X, **{"rank": 2, "reg": 0.1, **options})
+
+
+def start_point(**change):
+    rng = np.random.default_rng(1)
+    parts = {"U": rng.standard_normal((12, 2)), "V": rng.standard_normal((10, 2)), **change}
+    return LowRankMatrix(**parts)
+
+
+def spoiled(shape, *places):
+    array = np.ones(shape)
+    for place, bad in zip(places, (np.nan, np.inf), strict=False):
+        array[place] = bad
+    return array
+
+
+@pytest.mark.parametrize("solver", [*RIDGE_SOLVERS, SoftImpute])
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"U": spoiled((12, 2), (3, 1), (4, 0))}, r"x0\.U: 2 not finite.*first at \(3, 1\)"),
+        ({"V": spoiled((10, 2), (9, 0))}, r"x0\.V: 1 not finite.*first at \(9, 0\)"),
+        ({"offset": np.nan}, r"x0\.offset=nan"),
+        ({"row_bias": spoiled(12, 5)}, r"x0\.row_bias: 1 not finite.*first at 5;"),
+        ({"col_bias": spoiled(10, 0)}, r"x0\.col_bias: 1 not finite.*first at 0;"),
+    ],
+)
+def test_a_start_that_is_not_finite(solver, change, message):
+    nuclear = solver is SoftImpute
+    problem = start_problem(penalty="nuclear") if nuclear else start_problem(biases=True)
+    x0 = start_point(**change)
+    with pytest.raises(ProblemError, match=message):
+        solver(random_state=0).solve(problem, x0=x0)
+    assert problem.certificate(x0).residual == np.inf
+
+
+def test_a_start_that_overflows_in_the_precision_of_the_problem():
+    observations = Observations.from_dense(np.ones((12, 10), np.float32))
+    problem = MatrixCompletion(observations, 2, reg=0.1)
+    with pytest.raises(ProblemError, match=r"x0\.U: 1 not finite in float32"):
+        problem.start(start_point(U=np.where(np.arange(24).reshape(12, 2) == 7, 1e300, 1.0)))
+    assert problem.start(start_point()).dtype == np.float32
+
+
+@pytest.mark.parametrize("solver", [*RIDGE_SOLVERS, SoftImpute])
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"offset": 0.5}, "x0 has offset 0.5, the problem 0 and no biases"),
+        ({"row_bias": np.ones(12)}, "non-zero row_bias"),
+        ({"col_bias": np.ones(10)}, "non-zero col_bias"),
+    ],
+)
+def test_a_start_with_biases_that_the_model_lacks(solver, change, message):
+    problem = start_problem(penalty="nuclear" if solver is SoftImpute else "ridge")
+    with pytest.raises(ProblemError, match=message):
+        solver(random_state=0).solve(problem, x0=start_point(**change))
+    harmless = start_point(row_bias=np.zeros(12), col_bias=np.zeros(10))
+    assert solver(max_iter=0, random_state=0).solve(problem, x0=harmless).x.row_bias is None
+
+
+@pytest.mark.parametrize("solver", RIDGE_SOLVERS)
+@pytest.mark.parametrize("row_bias", [None, np.arange(12.0)])
+def test_the_offset_of_a_start_moves_to_the_biases(solver, row_bias):
+    problem = start_problem(biases=True)
+    x0 = start_point(offset=-2.0, row_bias=row_bias)
+    x = solver(max_iter=0, random_state=0).solve(problem, x0=x0).x
+    x = x if solver is not GibbsFactorization else x[0]
+    assert x.offset == problem.offset
+    assert x.offset != x0.offset
+    np.testing.assert_allclose(x.to_dense(), x0.to_dense(), rtol=1e-12)
+
+
+def test_rows_without_observations_take_no_bias_from_a_start():
+    X = np.full((3, 2), 5.0)
+    X[1] = np.nan
+    with pytest.warns(AccuracyWarning, match="no observation"):
+        problem = MatrixCompletion.from_dense(X, rank=1, reg=0.1, biases=True)
+    x = problem.start(LowRankMatrix(np.zeros((3, 1)), np.zeros((2, 1)), 7.0))
+    np.testing.assert_array_equal(x.row_bias, [2.0, 0.0, 2.0])
+
+
+# -- layouts ------------------------------------------------------------------------------------
+
+
+def layouts(array, folder):
+    """The same numbers: in Fortran order, with strides, read-only, and in a file."""
+    wide = np.zeros([2 * s for s in array.shape], array.dtype)
+    strided = wide[tuple(slice(None, None, 2) for _ in array.shape)]
+    strided[...] = array
+    frozen = array.copy()
+    frozen.flags.writeable = False
+    path = folder / f"{array.ndim}{array.dtype.str[1:]}.npy"
+    np.save(path, array)
+    return {
+        "fortran": np.asfortranarray(array),
+        "strided": strided,
+        "reversed": np.flip(np.flip(array).copy()),
+        "read-only": frozen,
+        "memmap": np.load(path, mmap_mode="r"),
+    }
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("layout", ["fortran", "strided", "reversed", "read-only", "memmap"])
+def test_layouts_do_not_matter(layout, dtype, tmp_path):
+    rng = np.random.default_rng(0)
+    dense = (rng.standard_normal((9, 7)) + 1.0).astype(dtype)
+    weights = rng.uniform(0.5, 2.0, dense.shape).astype(dtype)
+    dense[rng.random(dense.shape) < 0.3] = np.nan
+    rows, cols = np.nonzero(~np.isnan(dense))
+    parts = (rows, cols, dense[rows, cols])
+    other, other_weights, other_values, other_entry_weights, other_rows, other_cols = (
+        layouts(a, tmp_path / str(i))[layout]
+        for i, a in enumerate((dense, weights, parts[2], weights[rows, cols], rows, cols))
+        if (tmp_path / str(i)).mkdir() is None
+    )
+    expected = complete(dense, rank=2, reg=0.5, weights=weights, random_state=0)
+    X = sp.coo_array((parts[2], (rows, cols)), shape=dense.shape).tocsr()
+    other_csr = X.copy()
+    for name in ("data", "indices", "indptr"):
+        (tmp_path / name).mkdir()
+        setattr(other_csr, name, layouts(getattr(X, name), tmp_path / name)[layout])
+    before = other.tobytes(), other_values.tobytes()
+    made = {
+        "dense": MatrixCompletion.from_dense(other, rank=2, reg=0.5, weights=other_weights),
+        "coo": MatrixCompletion.from_coo(
+            other_rows, other_cols, other_values, dense.shape, rank=2, reg=0.5,
+            weights=other_entry_weights,
+        ),
+        "sparse": MatrixCompletion.from_sparse(
+            other_csr, rank=2, reg=0.5, weights=other_entry_weights
+        ),
+        "frame": MatrixCompletion.from_dataframe(
+            {"r": other_rows, "c": other_cols, "v": other_values, "w": other_entry_weights},
+            row="r", col="c", value="v", weight="w", rank=2, reg=0.5,
+        ),
+    }  # fmt: skip
+    results = {name: AlternatingMinimization(random_state=0).solve(p) for name, p in made.items()}
+    results["complete"] = complete(other, rank=2, reg=0.5, weights=other_weights, random_state=0)
+    for name, result in results.items():
+        assert result.success, name
+        np.testing.assert_array_equal(result.x.to_dense(), expected.x.to_dense(), err_msg=name)
+    assert (other.tobytes(), other_values.tobytes()) == before

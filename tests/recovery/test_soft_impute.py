@@ -9,7 +9,12 @@ import numpy as np
 import pytest
 import scipy.sparse as sp
 
-from lowrank_opt.core.errors import ConvergenceWarning, ParameterError, ProblemError
+from lowrank_opt.core.errors import (
+    ConvergenceWarning,
+    ParameterError,
+    ProblemError,
+    UnsupportedProblemError,
+)
 from lowrank_opt.core.solver import Status
 from lowrank_opt.recovery import _nuclear as nuclear
 from lowrank_opt.recovery import reference_soft_impute as reference
@@ -390,15 +395,15 @@ def test_no_dense_matrix_is_allocated():
         (lambda p: SoftImpute(method="svd").solve(p), ParameterError, "method"),
         (
             lambda p: SoftImpute().solve(dataclasses.replace(p, penalty="ridge")),
-            ProblemError,
-            "penalty='nuclear'",
+            UnsupportedProblemError,
+            "penalty='nuclear'.*AlternatingMinimization",
         ),
         (
             lambda p: SoftImpute().solve(
                 p, x0=LowRankMatrix(np.ones((40, 1)), np.ones((30, 1)), 0.0, np.ones(40))
             ),
             ProblemError,
-            "biases",
+            "non-zero row_bias",
         ),
         (
             lambda p: SoftImpute().solve(p, x0=(np.ones((4, 1)), np.ones((3, 1)))),
