@@ -269,7 +269,8 @@ class FactorSGD(Solver):
                 size *= max(left, 1) / state.decay_passes
             assert state.rng is not None
             order = state.rng.permutation(cache.side)
-            with region:
+            # Tiles are handed out one by one: a thread may get less of its core than another.
+            with region, numba.parallel_chunksize(1):
                 sgd_pass(
                     cache.vectors, state.P, state.Q, state.A, state.B, *cache.norms, entries,
                     order, cache.penalty, cache.lanes, cache.loss,
@@ -386,7 +387,7 @@ class FactorSGD(Solver):
     def _measure(self, problem: MatrixCompletion, state: FactorSGDState, cache: _Cache) -> None:
         """Set the residual, and keep the point if it is the best one."""
         GP, GQ = (aligned_empty(F.shape, F.dtype) for F in (state.P, state.Q))
-        with numba.parallel_chunksize(1):
+        with parallel_region, numba.parallel_chunksize(1):
             loss = kernels.grid_gradient(
                 cache.vectors, state.P, state.Q, GP, GQ, cache.entries, cache.side, cache.loss
             )
