@@ -375,7 +375,8 @@ def spectral_norm_bounds(R: Any, *, random_state: int = 0) -> SpectralNormBounds
         Otherwise both numbers come from a Lanczos iteration run to ``1e-10``: ``lower`` is a true
         bound up to rounding, ``upper`` adds the residual of the singular pair and is *not*
         proved, because no iteration from a random start excludes a larger singular value that it
-        has not met.
+        has not met. When that iteration fails: the largest norm of a row, and the Frobenius norm,
+        both proved.
 
     Notes
     -----
@@ -407,10 +408,16 @@ def spectral_norm_bounds(R: Any, *, random_state: int = 0) -> SpectralNormBounds
         slack = (longest + 1) * _EPS * frobenius + 10 * p * _EPS * top
         lower, upper = math.sqrt(max(top - slack, 0.0)), math.sqrt(top + slack) * (1 + 4 * _EPS)
         return SpectralNormBounds(unit * lower, unit * upper, True)
-    from scipy.sparse.linalg import svds
+    from scipy.sparse.linalg import ArpackError, svds
 
     v0 = np.random.default_rng(random_state).standard_normal(p)
-    left, value, _ = svds(R, k=1, tol=1e-10, v0=v0)
+    try:
+        left, value, _ = svds(R, k=1, tol=1e-10, v0=v0)
+    except ArpackError:  # the largest values are too close: the Frobenius norm is a bound as well
+        squares = R.multiply(R).sum(axis=1)
+        slack = 1 + R.nnz * _EPS
+        lower, upper = math.sqrt(squares.max()) / slack, math.sqrt(squares.sum()) * slack
+        return SpectralNormBounds(unit * lower, unit * upper, True)
     theta, u = float(value[0]), left[:, 0]
     error = float(np.linalg.norm(R @ (R.T @ u) - theta**2 * u)) / theta
     return SpectralNormBounds(unit * theta, unit * (theta + error) * (1 + 1e-9), False)

@@ -532,6 +532,25 @@ def test_spectral_norm_bounds_of_zero():
     assert spectral_norm_bounds(stored) == (0.0, 0.0, True)
 
 
+def test_spectral_norm_bounds_when_the_iteration_fails(rng, monkeypatch):
+    import scipy.sparse.linalg as linalg
+
+    def fail(*args, **kwargs):
+        raise linalg.ArpackNoConvergence("no convergence", np.empty(0), np.empty((0, 0)))
+
+    monkeypatch.setattr("lowrank_opt.recovery.certificates._GRAM_SIDE", 5)
+    monkeypatch.setattr(linalg, "svds", fail)
+    R = sp.csr_array(sp.random_array((60, 40), density=0.1, rng=rng))
+    lower, upper, proved = spectral_norm_bounds(R)
+    assert proved
+    assert 0.1 * upper < lower <= np.linalg.norm(R.toarray(), 2) <= upper
+    np.testing.assert_allclose(upper, np.linalg.norm(R.data), rtol=1e-12)
+    problem = MatrixCompletion.from_sparse(R, rank=2, reg=0.1, penalty="nuclear")
+    certificate = problem.certificate((np.zeros((60, 1)), np.zeros((40, 1))))
+    assert certificate.gap == pytest.approx(certificate.objective * certificate.residual)
+    assert certificate.residual <= 1.0
+
+
 def test_large_spectral_norms_are_estimates_and_say_so(rng, monkeypatch):
     X = masked(rng, 40, 30)
     x = soft_impute(X, 1.0)
