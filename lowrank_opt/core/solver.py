@@ -318,6 +318,7 @@ class Solver(Parameters, abc.ABC):
         setup_time: float, compile_time: float, history: Any,
     ) -> Result:  # fmt: skip
         x, residual = self.answer(problem, state, status)
+        state.cache = None  # before the certificate takes memory
         certificate = problem.certificate(x) if hasattr(problem, "certificate") else None
         certified = (
             certificate is not None and certificate.residual <= CERTIFICATE_FACTOR * self.tol
@@ -332,7 +333,6 @@ class Solver(Parameters, abc.ABC):
                 f"Not certified: the solver reports residual {residual:.3e} <= tol {self.tol:.1e}, "
                 f"the problem measures {certificate.kind} {certificate.residual:.3e}"
             )
-        state.cache = None
         logger.debug("%s: %s", type(self).__name__, message)
         return Result(
             x=x,

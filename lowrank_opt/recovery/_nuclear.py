@@ -162,7 +162,8 @@ def top_triplets(
     dtype = entries.dtype
     # Orthogonal starts exist only while the deflated space has room.
     limit = min(limit, room)
-    P, Q = np.empty((limit, m), dtype), np.empty((limit, n), dtype)
+    rows = min(limit, max(least, depth))
+    P, Q = np.empty((rows, m), dtype), np.empty((rows, n), dtype)
     alpha, beta = np.zeros(limit), np.zeros(limit)
     q = _orthogonalise(start, V, Q[:0])
     norm = float(np.linalg.norm(q))
@@ -170,6 +171,9 @@ def top_triplets(
     tiny = 8 * np.finfo(dtype).eps * level
     x, values, yt = np.zeros((0, 0)), np.zeros(0), np.zeros((0, 0))
     while k < limit and norm > 0:
+        if k == len(P):
+            more = min(limit - k, k)
+            P, Q = (np.concatenate([F, np.empty((more, F.shape[1]), dtype)]) for F in (P, Q))
         Q[k] = q / dtype.type(norm)
         p = entries.product(0, Q[k])
         if k:

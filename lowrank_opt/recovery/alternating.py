@@ -285,8 +285,9 @@ class AlternatingMinimization(Solver):
         usable = status is not Status.DIVERGED and state.nit > 0
         if not (self.finalize and inexact and usable):
             return super().answer(problem, state, status)
-        final = AlternatingState(U=state.U.copy(), V=state.V.copy(), residual=state.residual)
-        cache = self._prepare(problem, state)
+        cache, state.cache = self._prepare(problem, state), None
+        # The copies of the last check become the answer.
+        final = AlternatingState(U=cache.U, V=cache.V, residual=state.residual)
         self._half_sweep(problem, final, cache, "rows", "cholesky")
         self._measure(problem, final, cache)
         if not final.residual <= max(state.residual, self.tol):

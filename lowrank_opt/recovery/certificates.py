@@ -386,16 +386,19 @@ def spectral_norm_bounds(R: Any, *, random_state: int = 0) -> SpectralNormBounds
     R = sp.csr_array(R)
     if R.nnz == 0:
         return SpectralNormBounds(0.0, 0.0, True)
-    if R.shape[0] > R.shape[1]:
-        R = R.T.tocsr()
     # Powers of two scale without rounding: the Gram matrix then neither under- nor overflows.
-    largest = float(np.abs(R.data).max())
+    largest = max(float(R.data.max()), -float(R.data.min()))
     if largest == 0.0:
         return SpectralNormBounds(0.0, 0.0, True)
     unit = 2.0 ** math.frexp(largest)[1]
-    R = sp.csr_array((R.data / unit, R.indices, R.indptr), shape=R.shape)
-    p = R.shape[0]
+    if 1e-100 < unit < 1e100:
+        unit = 1.0  # no need for a copy
+    else:
+        R = sp.csr_array((R.data / unit, R.indices, R.indptr), shape=R.shape)
+    p = min(R.shape)
     if p <= _GRAM_SIDE or 8 * p * p <= R.data.nbytes:
+        if R.shape[0] > p:
+            R = R.T.tocsr()
         gram = np.empty((p, p))
         step = max(1, CHUNK // p)
         transposed = R.T.tocsr()
@@ -408,11 +411,13 @@ def spectral_norm_bounds(R: Any, *, random_state: int = 0) -> SpectralNormBounds
         slack = (longest + 1) * _EPS * frobenius + 10 * p * _EPS * top
         lower, upper = math.sqrt(max(top - slack, 0.0)), math.sqrt(top + slack) * (1 + 4 * _EPS)
         return SpectralNormBounds(unit * lower, unit * upper, True)
-    from scipy.sparse.linalg import ArpackError, svds
+    from scipy.sparse.linalg import ArpackError, LinearOperator, svds
 
     v0 = np.random.default_rng(random_state).standard_normal(p)
+    # Of a matrix svds would make a copy for the products with its adjoint.
+    operator = LinearOperator(R.shape, lambda v: R @ v, lambda v: R.T @ v, dtype=R.dtype)
     try:
-        left, value, _ = svds(R, k=1, tol=1e-10, v0=v0)
+        left, value, _ = svds(operator, k=1, tol=1e-10, v0=v0)
     except ArpackError:  # the largest values are too close: the Frobenius norm is a bound as well
         squares = R.multiply(R).sum(axis=1)
         slack = 1 + R.nnz * _EPS
