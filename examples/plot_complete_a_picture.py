@@ -34,8 +34,8 @@ fitted = AlternatingMinimization(tol=1e-3, max_iter=30).solve(problem)
 print(fitted.status, fitted.certificate)
 
 # %%
-# The Gibbs sampler needs no ridge. It averages over the posterior, and knows how sure it is of
-# every pixel.
+# The Gibbs sampler needs no ridge. It averages over the posterior, and says how sure it is of every
+# pixel: the deviation is the predictive one, noise included.
 
 sampled = GibbsFactorization(max_iter=60, random_state=0).solve(problem)
 rows, cols = np.nonzero(missing)
@@ -50,7 +50,7 @@ pictures = {"observed": image.observed}
 for name, x in {"AlternatingMinimization": fitted.x, "GibbsFactorization": sampled.x}.items():
     filled = np.clip(x.to_dense(), 0.0, 1.0)
     pictures[f"{name}, {psnr(image.truth, filled, mask=missing):.1f} dB"] = filled
-pictures["standard deviation of the second"] = uncertainty / uncertainty.max()
+pictures["predictive deviation of the second"] = uncertainty / uncertainty.max()
 
 figure, axes = plt.subplots(2, 2, figsize=(9, 6.4), layout="constrained")
 for axis, (title, picture) in zip(axes.flat, pictures.items(), strict=True):
