@@ -8,6 +8,7 @@ from __future__ import annotations
 import functools
 from dataclasses import replace
 
+import numba
 import numpy as np
 import pytest
 
@@ -19,6 +20,9 @@ from lowrank_opt.recovery import (
     MatrixCompletion,
     Observations,
     SoftImpute,
+    _nuclear,
+    factor_sgd,
+    kernels,
 )
 from lowrank_opt.testing import (
     SOLVER_CHECKS,
@@ -277,6 +281,49 @@ def test_common_check(name, check):
         SOLVER_CHECKS[check](case)
     except NotApplicable as reason:
         pytest.skip(f"{check}: {reason}")
+
+
+@pytest.fixture
+def parallel_calls(monkeypatch):
+    """Let every kernel use threads, however small the data; return a list of its calls."""
+    calls = []
+
+    class Pool(kernels.ThreadPoolExecutor):
+        def __init__(self, n_threads):
+            calls.append(n_threads)
+            super().__init__(n_threads)
+
+    class Region:
+        def __init__(self, region):
+            self.region = region
+
+        def __enter__(self):
+            calls.append(numba.get_num_threads())
+            return self.region.__enter__()
+
+        def __exit__(self, *error):
+            return self.region.__exit__(*error)
+
+    monkeypatch.setattr(kernels, "_PARALLEL_ENTRIES", 0)
+    monkeypatch.setattr(kernels, "ThreadPoolExecutor", Pool)
+    monkeypatch.setattr(_nuclear, "_PARALLEL_WORK", 0)
+    monkeypatch.setattr(factor_sgd, "_TILE_ENTRIES", 1)
+    for module in (_nuclear, factor_sgd):
+        monkeypatch.setattr(module, "parallel_region", Region(module.parallel_region))
+    return calls
+
+
+@pytest.mark.skipif(numba.config.NUMBA_NUM_THREADS < 2, reason="needs two threads")
+@pytest.mark.parametrize("check", ["deterministic", "solver_unchanged"])
+@pytest.mark.parametrize("name", [name for name in BY_NAME if name != "GradientDescent"])
+def test_parallel_kernels(name, check, parallel_calls):
+    case = BY_NAME[name]
+    params = {**case.solver.get_params(deep=False), "n_threads": 2}
+    if isinstance(case.solver, SoftImpute):  # bits are compared, which need not be accurate
+        params["tol"] = 1e-3
+    solver = type(case.solver)(**params)
+    SOLVER_CHECKS[check](replace(case, solver=solver))
+    assert parallel_calls.count(2) > 20
 
 
 @pytest.mark.parametrize("name", BY_NAME)
