@@ -236,9 +236,8 @@ class SoftImpute(Solver):
             self._evaluate(problem, state, count=False)
         for _ in range(n):
             work: _Work = state.cache
-            right = work.spectrum.right
-            if right.shape[1]:
-                state.start = right[:, :5].sum(axis=1)
+            if work.spectrum.right.shape[1]:
+                state.start = work.spectrum.right[:, :5].sum(axis=1)
             if self.method == "als":
                 self._als_iteration(problem, state)
             else:
@@ -399,6 +398,9 @@ class SoftImpute(Solver):
                 break
         if state.s.size == 0:
             return
+        # The Newton step is where memory peaks, and needs none of what led to the new factors.
+        work.spectrum = work.RV = work.RU = None
+        del spectrum, U, V
         typed = entries.dtype.type(reg)
         gradient = (typed * A - RB, typed * B - RA)
         # Inexact Newton: the better the gap, the more exactly the equation is solved.
