@@ -49,7 +49,7 @@ class GibbsState(State):
     draws_v: Any = None
     draws_alpha: Any = None
     watched: Any = None  # predictions of the kept draws at the watched entries
-    draws_nit: Any = None
+    draws_nit: Any = None  # numbers of the kept draws; at most 0 for those given as a start
     n_kept: int = 0
     spacing: int = 1  # every so many draws one is kept
 
@@ -77,10 +77,13 @@ class GibbsFactorization(Solver):
     check_every : int, default=1
         Draws between two checks.
     burn_in : float, default=0.1
-        First part of the draws that is dropped, in [0, 1).
+        First part of the draws that is dropped, in [0, 1). A chain that goes on from earlier
+        draws has no burn-in.
     n_kept : int, default=100
         Largest number of draws kept, evenly spaced, at least 2: when there are more, every
-        second one is dropped. Memory is ``n_kept`` times that of the factors.
+        second one is dropped.
+    max_bytes : int, default=2**30
+        Limit on the bytes of the draws kept: `n_kept` is lowered to what fits, to 2 at least.
     n_threads : int or None, default=None
         Threads; the result has the same bits for every number.
     random_state : int, Generator or None, default=None
@@ -89,7 +92,9 @@ class GibbsFactorization(Solver):
     Notes
     -----
     Cost per draw: ``2·N·k²`` flops, as a sweep of exact alternating minimisation, plus one pass
-    for :math:`\alpha`.
+    for :math:`\alpha`. Memory: a draw takes ``(m + n)·(k + 1)`` numbers (without biases
+    ``(m + n)·k``); the draws lie in the state, and the answer is a copy of those after burn-in, so
+    that a run takes up to twice `max_bytes`.
 
     Guarantee: each draw has the exact conditional distribution given the others; the chain's
     stationary distribution is the posterior. The reported standard error measures mixing on the
@@ -129,6 +134,7 @@ class GibbsFactorization(Solver):
     _parameter_constraints: ClassVar[dict[str, list[Any]]] = {
         "burn_in": [Interval(Real, 0, 1, closed="left")],
         "n_kept": [Interval(Integral, 2, None)],
+        "max_bytes": [Interval(Integral, 1, None)],
     }
 
     def __init__(
@@ -140,6 +146,7 @@ class GibbsFactorization(Solver):
         check_every: int = 1,
         burn_in: float = 0.1,
         n_kept: int = 100,
+        max_bytes: int = 1 << 30,
         n_threads: int | None = None,
         random_state: Any = None,
     ) -> None:
@@ -149,6 +156,7 @@ class GibbsFactorization(Solver):
         self.check_every = check_every
         self.burn_in = burn_in
         self.n_kept = n_kept
+        self.max_bytes = max_bytes
         self.n_threads = n_threads
         self.random_state = random_state
 
@@ -161,12 +169,16 @@ class GibbsFactorization(Solver):
         return [f"{k}={v!r}" for k, v in wanted.items() if getattr(problem, k, None) != v]
 
     def init(self, problem: MatrixCompletion, x0: Any = None) -> GibbsState:
-        """Return the first state; `x0` is a matrix to start the chain from, or earlier draws."""
+        """Return the first state; `x0` is a matrix to start the chain from, or earlier draws.
+
+        Earlier draws count as this chain's own: they stay in the answer and are thinned with it.
+        """
         state = GibbsState(rng=make_rng(self.random_state))
         rng, k, dtype, bias = state.rng, problem.rank, problem.dtype, problem.biases
         assert rng is not None
-        sizes, room = problem.shape, self.n_kept
-        width = k + int(bias)
+        sizes, width = problem.shape, k + int(bias)
+        fitting = self.max_bytes // (sum(sizes) * width * dtype.itemsize)
+        room = max(2, min(self.n_kept, fitting))
         state.draws_u, state.draws_v = (np.zeros((room, size, width), dtype) for size in sizes)
         state.draws_alpha = np.zeros(room)
         state.draws_nit = np.zeros(room, dtype=np.int64)
@@ -197,6 +209,7 @@ class GibbsFactorization(Solver):
         if draws is not None:
             for s in range(max(0, draws.n_samples - room), draws.n_samples):
                 self._keep(problem, state, cache, problem.start(draws[s]), float(draws.alpha[s]))
+                state.draws_nit[state.n_kept - 1] = s - draws.n_samples + 1  # …, -1, 0
             state.alpha = float(draws.alpha[-1])
             self._measure(state, cache)
         return state
@@ -256,7 +269,7 @@ class GibbsFactorization(Solver):
         assert isinstance(state, GibbsState)
         if not math.isfinite(state.alpha) or not np.isfinite(state.U[0]).all():
             return Status.DIVERGED
-        if state.residual <= self.tol and state.n_kept >= min(_LEAST_DRAWS, self.n_kept):
+        if state.residual <= self.tol and state.n_kept >= min(_LEAST_DRAWS, len(state.draws_nit)):
             return Status.CONVERGED
         return None
 
@@ -324,7 +337,7 @@ class GibbsFactorization(Solver):
 
     def _first_used(self, state: GibbsState) -> int:
         """Return the number of kept draws that belong to the burn-in."""
-        if state.nit == 0:  # draws given as a start have no burn-in
+        if state.n_kept == 0 or state.draws_nit[0] <= 0:  # a start from draws has no burn-in
             return 0
         return int(np.searchsorted(state.draws_nit[: state.n_kept], self.burn_in * state.nit))
 

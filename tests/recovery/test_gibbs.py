@@ -308,3 +308,28 @@ def test_values_of_zero_and_of_any_scale():
         np.testing.assert_allclose(x.row_bias, root**2 * plain.row_bias, rtol=1e-6,
                                    atol=1e-6 * root**2)  # fmt: skip
         np.testing.assert_allclose(x.alpha, plain.alpha / root**4, rtol=1e-6)
+
+
+def test_draws_given_as_a_start_stay_and_are_thinned():
+    problem = completion()
+    first = sampler(max_iter=12, tol=1e-12, burn_in=0.0).solve(problem)
+    options = {"tol": 1e-12, "burn_in": 0.5, "n_kept": 16}
+    state = sampler(**options).init(problem, first.x)
+    solver = sampler(**options)
+    state = solver.step(problem, state, 3)
+    np.testing.assert_array_equal(state.draws_nit[: state.n_kept], np.arange(-11, 4))
+    x = solver.point(problem, state)
+    assert len(x) == 15
+    np.testing.assert_array_equal(x.U[:12], first.x.U)
+    state = solver.step(problem, state, 5)
+    np.testing.assert_array_equal(state.draws_nit[: state.n_kept], np.arange(-10, 9, 2))
+    np.testing.assert_array_equal(solver.point(problem, state).U[:6], first.x.U[1::2])
+
+
+def test_kept_draws_fit_into_the_bytes():
+    problem = completion()
+    draw = sum(problem.shape) * (problem.rank + int(problem.biases)) * problem.dtype.itemsize
+    result = sampler(max_iter=30, tol=1e-12, max_bytes=5 * draw).solve(problem)
+    assert result.state.draws_u.nbytes + result.state.draws_v.nbytes <= 5 * draw
+    assert len(result.state.draws_nit) == 5
+    assert len(sampler(max_bytes=1).init(problem).draws_nit) == 2
