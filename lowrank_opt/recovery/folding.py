@@ -5,22 +5,25 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import scipy.sparse as sp
 
 from lowrank_opt.core.errors import ProblemError
 from lowrank_opt.numerics import topk
 from lowrank_opt.recovery import kernels
-from lowrank_opt.recovery.lowrank import LowRankMatrix
+from lowrank_opt.recovery.lowrank import LowRankMatrix, LowRankSamples
+from lowrank_opt.recovery.observations import Observations
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from lowrank_opt.recovery.observations import Observations
     from lowrank_opt.recovery.problems import MatrixCompletion
 
-__all__ = ["best_columns", "fold_in"]
+__all__ = ["best_columns", "fold_in", "fold_in_samples"]
 
 # Scores held at once while columns are ranked: 32 MB in float64.
 _BLOCK = 1 << 22
+# Draws of a sampler that new rows are folded into.
+_DRAWS = 20
 
 
 def fold_in(problem: MatrixCompletion, model: LowRankMatrix, rows: Observations) -> LowRankMatrix:
@@ -29,7 +32,9 @@ def fold_in(problem: MatrixCompletion, model: LowRankMatrix, rows: Observations)
     Parameters
     ----------
     problem : MatrixCompletion
-        The problem that was solved; its ridge, biases and constraint apply to the new rows.
+        The problem that was solved; its ridge, biases and constraint apply to the new rows. With
+        `implicit_weight`, what is observed in them counts as well, through the factor of the
+        indicator matrix that fits the row factors of `model`.
     model : LowRankMatrix
         Its solution.
     rows : Observations
@@ -60,6 +65,7 @@ def fold_in(problem: MatrixCompletion, model: LowRankMatrix, rows: Observations)
     zeros = np.zeros(rows.shape[0], dtype) if bias else None
     X = kernels.pad_factor(np.zeros((rows.shape[0], k), dtype), zeros)
     mass = rows.row_weights**problem.scaling_power
+    base = _implicit(problem, model, rows, X) if problem.implicit_weight else {}
     kernels.solve_rows(
         rows.indptr,
         rows.indices,
@@ -73,9 +79,99 @@ def fold_in(problem: MatrixCompletion, model: LowRankMatrix, rows: Observations)
         weights=None if rows.weights is None else rows.weights.astype(dtype),
         nonnegative=problem.nonnegative,
         n_threads=None,
+        **base,
     )
     row_bias = X[:, k].copy() if bias else None
     return LowRankMatrix(X[:, :k] * scale, model.V, model.offset, row_bias, model.col_bias)
+
+
+def _implicit(
+    problem: MatrixCompletion, model: LowRankMatrix, rows: Observations, X: NDArray[Any]
+) -> dict[str, NDArray[Any]]:
+    """Return what the indicator matrix adds to the normal equations of new rows."""
+    seen, k, weight = problem.observations.to_scipy(), model.rank, problem.implicit_weight
+    U = model.U.astype(np.float64)
+    gram = U.T @ U + problem.implicit_ridge(len(U)) * np.eye(k)
+    indicator = sp.csr_array((np.ones(seen.nnz), seen.indices, seen.indptr), shape=seen.shape)
+    P = np.linalg.lstsq(gram, (indicator.T @ U).T)[0].T
+    base = np.zeros((X.shape[1], X.shape[1]), X.dtype)
+    base[:k, :k] = weight * (P.T @ P)
+    new = sp.csr_array((np.ones(rows.nnz), rows.indices, rows.indptr), shape=rows.shape)
+    rhs = np.zeros_like(X)
+    rhs[:, :k] = weight * (new @ P)
+    return {"base_gram": base, "base_rhs": rhs}
+
+
+def fold_in_samples(
+    problem: MatrixCompletion,
+    model: LowRankSamples,
+    rows: Observations | int,
+    n_draws: int = _DRAWS,
+) -> LowRankSamples:
+    """Give new rows their conditional mean in several draws of a sampler.
+
+    Parameters
+    ----------
+    problem : MatrixCompletion
+        The problem that was sampled.
+    model : LowRankSamples
+        The draws.
+    rows : Observations or int
+        Observed entries of the new rows, or a number of rows without any.
+    n_draws : int, default=20
+        Draws used, evenly spaced among all; the last draw is always among them.
+
+    Returns
+    -------
+    LowRankSamples
+        The new rows with the columns of the draws used; its predictions are their average.
+
+    Notes
+    -----
+    In each draw the noise precision is the draw's, and the normal prior of a row has the mean and
+    the variance of the draw's row factors (and row biases), column by column; the ridge of the
+    problem plays no part. Rows without observations get the mean of the prior. The deviations of
+    the predictions leave out what is unknown about the new rows given a draw.
+    Cost: ``n_draws·N·k²`` flops for N entries.
+    """
+    empty = not isinstance(rows, Observations)
+    m = rows if empty else rows.shape[0]
+    if not empty and rows.shape[1] != model.shape[1]:
+        raise ProblemError(
+            f"X has {rows.shape[1]} columns, the model has {model.shape[1]}; give the same columns"
+        )
+    dtype, k, bias = model.dtype, model.rank, model.col_bias is not None
+    last = len(model) - 1
+    used = last - np.unique(np.linspace(0, last, min(n_draws, len(model))).astype(int))[::-1]
+    new = np.empty((len(used), m, k + bias), dtype)
+    for position, s in enumerate(used):
+        own = model.U[s] if not bias else np.column_stack([model.U[s], model.row_bias[s]])
+        mean = own.mean(axis=0, dtype=np.float64)
+        variance = own.var(axis=0, dtype=np.float64)
+        if empty:
+            new[position] = mean
+            continue
+        F = kernels.pad_factor(model.V[s], model.col_bias[s] if bias else None)
+        X = kernels.pad_factor(np.zeros((m, k), dtype), np.zeros(m, dtype) if bias else None)
+        # A draw whose random part is zero is the conditional mean.
+        kernels.sample_rows(
+            rows.indptr,
+            rows.indices,
+            rows.values.astype(dtype) - dtype.type(model.offset),
+            F,
+            X,
+            rank=k,
+            bias=bias,
+            alpha=float(model.alpha[s]),
+            precision=1.0 / np.maximum(variance, np.finfo(np.float32).tiny),
+            mean=mean,
+            normals=np.zeros((m, k + bias), dtype),
+            weights=None if rows.weights is None else rows.weights.astype(dtype),
+            n_threads=None,
+        )
+        new[position] = X[:, : k + bias]
+    biases = (new[:, :, k], model.col_bias[used]) if bias else (None, None)
+    return LowRankSamples(new[:, :, :k], model.V[used], model.alpha[used], model.offset, *biases)
 
 
 def best_columns(

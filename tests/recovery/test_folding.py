@@ -10,12 +10,13 @@ from lowrank_opt.core.errors import ProblemError
 from lowrank_opt.recovery import (
     AlternatingMinimization,
     LowRankMatrix,
+    LowRankSamples,
     MatrixCompletion,
     Observations,
     SoftImpute,
     folding,
 )
-from lowrank_opt.recovery.folding import best_columns, fold_in
+from lowrank_opt.recovery.folding import best_columns, fold_in, fold_in_samples
 
 
 def holes(shape=(20, 12), seed=0):
@@ -110,6 +111,46 @@ def test_training_rows_under_the_nuclear_norm():
     folded = fold_in(problem, x, problem.observations)
     np.testing.assert_allclose(folded.to_dense(), x.to_dense(), atol=1e-4)
     np.testing.assert_allclose(folded.U, x.U, atol=1e-4)
+
+
+def test_training_rows_with_an_implicit_matrix():
+    problem = MatrixCompletion.from_dense(
+        holes(), rank=2, reg=0.4, biases=True, implicit_weight=0.5
+    )
+    x = AlternatingMinimization(tol=1e-11, max_iter=3000, random_state=0).solve(problem).x
+    folded = fold_in(problem, x, problem.observations)
+    np.testing.assert_allclose(folded.U, x.U, atol=1e-6)
+    np.testing.assert_allclose(folded.row_bias, x.row_bias, atol=1e-6)
+
+
+@pytest.mark.parametrize("biases", [False, True])
+def test_new_rows_in_the_draws_of_a_sampler(biases):
+    problem = MatrixCompletion.from_dense(holes(), rank=3, biases=biases)
+    draws = [matrix(seed=seed, biases=biases) for seed in range(30)]
+    parts = [np.stack([getattr(d, name) for d in draws])
+             for name in ("U", "V", "row_bias", "col_bias")[: 4 if biases else 2]]  # fmt: skip
+    alpha = np.linspace(1.0, 5.0, 30)
+    model = LowRankSamples(*parts[:2], alpha, 0.5, *parts[2:])
+    new = holes((4, 12), seed=2)
+    new[3] = np.nan
+    folded = fold_in_samples(problem, model, Observations.from_dense(new))
+    assert len(folded) == 20
+    assert folded.alpha[-1] == 5.0
+    for s in (0, 7, 19):
+        t = int(np.flatnonzero(alpha == folded.alpha[s])[0])
+        own = np.column_stack([draws[t].U, draws[t].row_bias]) if biases else draws[t].U
+        for i in range(4):
+            seen = ~np.isnan(new[i])
+            A, b = draws[t].V[seen], new[i, seen] - 0.5
+            if biases:
+                A, b = np.column_stack([A, np.ones(len(A))]), b - draws[t].col_bias[seen]
+            Q = np.diag(1.0 / own.var(axis=0))
+            expected = np.linalg.solve(alpha[t] * A.T @ A + Q,
+                                       alpha[t] * A.T @ b + Q @ own.mean(axis=0))  # fmt: skip
+            got = [*folded.U[s, i], folded.row_bias[s, i]] if biases else folded.U[s, i]
+            np.testing.assert_allclose(got, expected, atol=1e-9)
+    one = fold_in_samples(problem, model, 2, n_draws=1)
+    np.testing.assert_allclose(one.U[0], np.tile(draws[-1].U.mean(axis=0), (2, 1)), atol=1e-12)
 
 
 def test_dtype_is_that_of_the_model():
