@@ -638,11 +638,12 @@ def _balance(U: NDArray[Any], V: NDArray[Any], k: int, cache: _Cache) -> None:
     """
     grams = []
     for X, ridge in ((U[:, :k], cache.rows.ridge), (V[:, :k], cache.cols.ridge)):
-        gram = ((X * ridge[:, None]).T @ X).astype(np.float64)
-        # Any positive G keeps the product; this keeps it far from singular.
-        grams.append((gram, gram + 1e-8 * np.trace(gram) / k * np.eye(k)))
+        with np.errstate(over="ignore", invalid="ignore"):
+            gram = ((X * ridge[:, None]).T @ X).astype(np.float64)
+            # Any positive G keeps the product; this keeps it far from singular.
+            grams.append((gram, gram + 1e-8 * np.trace(gram) / k * np.eye(k)))
     (A, A_), (B, B_) = grams
-    if not (np.trace(A) > 0 and np.trace(B) > 0):
+    if not (0 < np.trace(A) < np.inf and 0 < np.trace(B) < np.inf):  # also when it overflows
         return
     root, inverse = _root(A_)
     middle, _ = _root(root @ B_ @ root)
