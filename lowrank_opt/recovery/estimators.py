@@ -19,7 +19,7 @@ from lowrank_opt.core.sklearn_bridge import (
     with_callbacks,
 )
 from lowrank_opt.core.state import Status
-from lowrank_opt.recovery.folding import best_columns, fold_in
+from lowrank_opt.recovery.folding import best_columns, fold_in, fold_in_samples
 from lowrank_opt.recovery.front import METHODS
 from lowrank_opt.recovery.lowrank import LowRankMatrix, LowRankSamples
 from lowrank_opt.recovery.observations import Observations
@@ -99,6 +99,8 @@ class MatrixFactorization(CallbackSupportMixin, TransformerMixin, BaseEstimator)
         Number of factor columns. Cut, with a warning, to the smaller side of the data.
     loss : {"squared", "huber", "l1"}, default="squared"
         Loss of an observed entry.
+    loss_scale : float or "auto", default="auto"
+        Threshold of the Huber loss, as in :class:`~lowrank_opt.recovery.MatrixCompletion`.
     reg : float, default=0.1
         Ridge on the factors.
     reg_bias : float or None, default=None
@@ -170,6 +172,9 @@ class MatrixFactorization(CallbackSupportMixin, TransformerMixin, BaseEstimator)
 
     Notes
     -----
+    A fitted estimator keeps the training data, which ``recommend`` and ``partial_fit`` need; after
+    early stopping without `validation`, also the part of it that was fitted.
+
     An explicitly stored zero of a sparse matrix is an observed zero. In a dense array NaN is
     missing and zeros are observed.
 
@@ -189,6 +194,7 @@ class MatrixFactorization(CallbackSupportMixin, TransformerMixin, BaseEstimator)
         rank: int = 10,
         *,
         loss: str = "squared",
+        loss_scale: float | str = "auto",
         reg: float = 0.1,
         reg_bias: float | None = None,
         reg_scaling: str | float = "count",
@@ -210,6 +216,7 @@ class MatrixFactorization(CallbackSupportMixin, TransformerMixin, BaseEstimator)
     ) -> None:
         self.rank = rank
         self.loss = loss
+        self.loss_scale = loss_scale
         self.reg = reg
         self.reg_bias = reg_bias
         self.reg_scaling = reg_scaling
@@ -233,7 +240,12 @@ class MatrixFactorization(CallbackSupportMixin, TransformerMixin, BaseEstimator)
 
     @with_callbacks
     def fit(
-        self, X: Any, y: Any = None, *, validation: tuple[Any, Any, Any] | None = None
+        self,
+        X: Any,
+        y: Any = None,
+        *,
+        weights: Any = None,
+        validation: tuple[Any, Any, Any] | None = None,
     ) -> MatrixFactorization:
         """Fit the model.
 
@@ -245,22 +257,37 @@ class MatrixFactorization(CallbackSupportMixin, TransformerMixin, BaseEstimator)
             kind; predictions then take ids.
         y : None
             Ignored.
+        weights : array-like or None, default=None
+            Non-negative weight of each observation: of the shape of a dense `X`, or one for each
+            stored entry of a sparse `X` or each item of a tuple. They count in the fit and not in
+            the validation error.
         validation : tuple (rows, cols, values) or None, default=None
-            Entries for early stopping, by position or id as in `X`.
+            Entries for early stopping, by position or id as in `X`; all of them known.
 
         Returns
         -------
         MatrixFactorization
             Itself.
+
+        Raises
+        ------
+        ProblemError
+            Data, weights or validation entries of wrong shape, not finite or unknown.
+        ParameterError
+            A parameter out of range, or early stopping with a sampler, whose draws are averaged.
         """
-        observations = self._observations(X, reset=True)
+        observations = self._observations(X, reset=True, weights=weights)
         return self._fit(observations, X, validation, self._last_model(observations.shape))
 
-    def partial_fit(self, X: Any, y: Any = None) -> MatrixFactorization:
+    def partial_fit(self, X: Any, y: Any = None, *, weights: Any = None) -> MatrixFactorization:
         """Add observations and go on from the present model.
 
-        New entries join the earlier ones, and replace those at the same position; new rows and
-        columns may appear. The first call is a ``fit``.
+        New entries join the earlier ones, and replace those at the same position. The first call
+        is a ``fit``.
+
+        Row i of a dense or sparse batch is row i of the matrix, not a further row: the batch has
+        all columns, and further rows follow the earlier ones, in which NaN (or nothing stored)
+        changes nothing. Tuples address any rows, and only they can add columns.
 
         Parameters
         ----------
@@ -268,6 +295,8 @@ class MatrixFactorization(CallbackSupportMixin, TransformerMixin, BaseEstimator)
             As in ``fit``; ids only if the first data had ids.
         y : None
             Ignored.
+        weights : array-like or None, default=None
+            As in ``fit``; ``None``: 1 for each new entry.
 
         Returns
         -------
@@ -275,7 +304,7 @@ class MatrixFactorization(CallbackSupportMixin, TransformerMixin, BaseEstimator)
             Itself.
         """
         if not hasattr(self, "result_"):
-            return self.fit(X)
+            return self.fit(X, weights=weights)
         old, old_model = self._training_, self._one_model()
         old_ids = (self.row_ids_, self.col_ids_)
         if old_ids[0] is None and isinstance(X, tuple) and len(X) == 3:
@@ -283,7 +312,7 @@ class MatrixFactorization(CallbackSupportMixin, TransformerMixin, BaseEstimator)
                 "X has 3 items, that is (row ids, column ids, values), but the model was fitted "
                 "with positions; give (rows, cols, values, shape)"
             )
-        new = self._observations(X, reset=False)
+        new = self._observations(X, reset=False, weights=weights)
         placed = []
         for side, (before, now) in enumerate(
             zip(old_ids, (self.row_ids_, self.col_ids_), strict=True)
@@ -295,6 +324,15 @@ class MatrixFactorization(CallbackSupportMixin, TransformerMixin, BaseEstimator)
             placed.append((np.searchsorted(ids, before), np.searchsorted(ids, now)))
             setattr(self, ("row_ids_", "col_ids_")[side], ids)
         shape = tuple(int(max(a.max(), b.max())) + 1 for a, b in placed)
+        parts = [o.weights for o in (old, new)]
+        merged_weights = None
+        if any(w is not None for w in parts):
+            merged_weights = np.concatenate(
+                [
+                    np.ones(o.nnz, o.dtype) if w is None else w
+                    for o, w in zip((old, new), parts, strict=True)
+                ]
+            )
         merged = Observations.from_coo(
             *(
                 np.concatenate([place[0][o], place[1][w]])
@@ -304,6 +342,7 @@ class MatrixFactorization(CallbackSupportMixin, TransformerMixin, BaseEstimator)
             ),
             np.concatenate([old.values, new.values]),
             shape,
+            weights=merged_weights,
             duplicates="last",
         )
         start = _grow(old_model, shape, placed[0][0], placed[1][0])
@@ -322,6 +361,7 @@ class MatrixFactorization(CallbackSupportMixin, TransformerMixin, BaseEstimator)
             reg_bias=self.reg_bias,
             reg_scaling=self.reg_scaling,
             loss=self.loss,
+            loss_scale=self.loss_scale,
             biases=self.biases,
             center=self.center,
             nonnegative=self.nonnegative,
@@ -336,6 +376,12 @@ class MatrixFactorization(CallbackSupportMixin, TransformerMixin, BaseEstimator)
             random_state=self.random_state,
         )
         sampler = type(solver).__name__ == "GibbsFactorization"
+        if sampler and stopper is not None:
+            raise ParameterError(
+                "early_stopping (or validation data) with GibbsFactorization: its draws are "
+                "averaged, and no draw is better than a later one; expected early_stopping=False "
+                "and no validation data"
+            )
         if x0 is not None and (sampler or x0.rank > problem.rank):
             x0 = None
         if x0 is not None and not self.biases:
@@ -362,20 +408,28 @@ class MatrixFactorization(CallbackSupportMixin, TransformerMixin, BaseEstimator)
                 "validation_fraction": [Interval(Real, 0, 1, closed="neither")],
                 "patience": [COUNT],
                 "cold": [StrOptions({"mean", "nan", "error"})],
+                "biases": ["boolean"],
+                "center": ["boolean"],
+                "nonnegative": ["boolean"],
+                "reg": [Interval(Real, 0, None, closed="left")],
+                "implicit_weight": [Interval(Real, 0, None, closed="left")],
                 "early_stopping": ["boolean"],
                 "warm_start": ["boolean"],
                 "method": [str],
             },
         )
 
-    def _observations(self, X: Any, *, reset: bool) -> Observations:
+    def _observations(self, X: Any, *, reset: bool, weights: Any = None) -> Observations:
         """Return the data as observations; ids become positions."""
         if reset:
             self.row_ids_ = self.col_ids_ = None
         if isinstance(X, tuple) and len(X) == 3:
+            columns = dict(zip("rcv", map(np.asarray, X), strict=True))
+            if weights is not None:
+                columns["w"] = np.asarray(weights)
             named = MatrixCompletion.from_dataframe(
-                dict(zip("rcv", map(np.asarray, X), strict=True)),
-                row="r", col="c", value="v", rank=1, reg=1.0,
+                columns, row="r", col="c", value="v", weight=None if weights is None else "w",
+                rank=1, reg=1.0,
             )  # fmt: skip
             self.row_ids_, self.col_ids_ = named.row_ids, named.col_ids
             return named.observations
@@ -384,24 +438,51 @@ class MatrixFactorization(CallbackSupportMixin, TransformerMixin, BaseEstimator)
                 "X: the model was fitted with ids; give (row ids, column ids, values)"
             )
         if isinstance(X, tuple):
-            return Observations.from_coo(*X)
+            return Observations.from_coo(*X, weights=weights)
         X = validate_data(
             self, X, dtype=_FLOATS, accept_sparse=["csr", "csc", "coo"],
             ensure_all_finite="allow-nan", reset=reset,
         )  # fmt: skip
         if hasattr(X, "tocsr"):
-            return Observations.from_sparse(X)
-        return Observations.from_dense(X)
+            return Observations.from_sparse(X, weights=weights)
+        return Observations.from_dense(X, weights=weights)
+
+    def _validation_entries(
+        self, validation: Any, shape: tuple[int, int]
+    ) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any]]:
+        """Return checked positions and values."""
+        if not isinstance(validation, (tuple, list)) or len(validation) != 3:
+            raise ProblemError("validation: expected a tuple (rows, cols, values)")
+        rows, cols, values = map(np.asarray, validation)
+        if values.ndim != 1 or values.size == 0 or not rows.shape == cols.shape == values.shape:
+            raise ProblemError(
+                f"validation: rows, cols, values have shapes {rows.shape}, {cols.shape}, "
+                f"{values.shape}; expected three arrays of one length, 1 at least"
+            )
+        if values.dtype.kind not in "fiub" or not np.isfinite(values).all():
+            raise ProblemError("validation: values must be finite real numbers")
+        positions = []
+        for name, ids, known, size in (
+            ("rows", rows, self.row_ids_, shape[0]),
+            ("cols", cols, self.col_ids_, shape[1]),
+        ):
+            if known is None and ids.dtype.kind not in "iu":
+                raise ProblemError(
+                    f"validation: {name} has dtype {ids.dtype}; expected integer positions"
+                )
+            position = self._positions(ids, known)
+            unknown = (position < 0) | (position >= size)
+            if unknown.any():
+                raise ProblemError(f"validation: {name} has {ids[unknown][0]!r}, which is not in X")
+            positions.append(position)
+        return positions[0], positions[1], values.astype(np.float64)
 
     def _validation_split(
         self, observations: Observations, validation: Any
     ) -> tuple[_EarlyStopping | None, Observations]:
         if validation is not None:
-            rows, cols, values = validation
-            positions = self._positions(rows, self.row_ids_), self._positions(cols, self.col_ids_)
-            return _EarlyStopping(
-                *positions, np.asarray(values, float), self.patience
-            ), observations
+            entries = self._validation_entries(validation, observations.shape)
+            return _EarlyStopping(*entries, self.patience), observations
         if not self.early_stopping:
             return None, observations
         held = make_rng(self.random_state).random(observations.nnz) < self.validation_fraction
@@ -443,7 +524,8 @@ class MatrixFactorization(CallbackSupportMixin, TransformerMixin, BaseEstimator)
         ----------
         rows : array-like of ids, or array of shape (n, n_features_in)
             Rows by position or id. Without `cols`: new rows, NaN = missing; they are folded in and
-            completely predicted.
+            completely predicted (for "accurate": the mean over up to 20 draws, in each of which
+            the rows have their conditional mean under that draw's noise and prior).
         cols : array-like or None, default=None
             Columns, broadcast against `rows`.
         return_std : bool, default=False
@@ -463,7 +545,7 @@ class MatrixFactorization(CallbackSupportMixin, TransformerMixin, BaseEstimator)
                     f"a sparse matrix of shape {rows.shape} without cols: its prediction would be "
                     "dense; give rows and cols, or a dense array with NaN for what is missing"
                 )
-            return self._fold(rows).to_dense(max_bytes=None)
+            return self._fold(rows).to_dense(max_bytes=None)  # of samples: their mean
         i, j = self._positions(rows, self.row_ids_), self._positions(cols, self.col_ids_)
         if return_std:
             if not isinstance(self.model_, LowRankSamples):
@@ -471,12 +553,12 @@ class MatrixFactorization(CallbackSupportMixin, TransformerMixin, BaseEstimator)
             return self.model_.predict(i, j, return_std=True, cold=self.cold)
         return self.model_.predict(i, j, cold=self.cold)
 
-    def _fold(self, X: Any) -> LowRankMatrix:
+    def _fold(self, X: Any) -> LowRankMatrix | LowRankSamples:
         X = validate_data(
             self, X, dtype=_FLOATS, accept_sparse=["csr", "csc", "coo"],
             ensure_all_finite="allow-nan", reset=False,
         )  # fmt: skip
-        return _fold_dense(self._problem_, self._one_model(), X)
+        return _fold_dense(self._problem_, self.model_, X)
 
     def transform(self, X: Any) -> NDArray[Any]:
         """Return the factors of new rows.
@@ -489,11 +571,15 @@ class MatrixFactorization(CallbackSupportMixin, TransformerMixin, BaseEstimator)
         Returns
         -------
         ndarray of shape (n, rank)
-            Each row's exact solution with the columns' factors fixed. A training row gives its
-            training factor.
+            Each row's exact squared-loss solution with the columns' factors fixed. A training
+            row gives its training factor up to the solver's tolerance, when the loss is squared
+            and every observation has weight 1, except for "sgd", for "accurate" (here the last
+            draw is used: each row's conditional mean in it), and after early stopping, where the
+            rows' entries kept out for validation count here and the model is not at a minimum.
         """
         check_is_fitted(self)
-        return self._fold(X).U
+        folded = self._fold(X)
+        return folded.U[-1] if isinstance(folded, LowRankSamples) else folded.U
 
     def get_feature_names_out(self, input_features: Any = None) -> NDArray[np.object_]:
         """Return names of the columns of ``transform``."""
@@ -560,7 +646,8 @@ class MatrixFactorization(CallbackSupportMixin, TransformerMixin, BaseEstimator)
         held = np.arange(obs.nnz) % 5 == 4
         if not held.any():
             raise ProblemError("X has fewer than 5 observed entries; score needs more")
-        model = fold_in(self._problem_, self._one_model(), obs.select(~held))
+        fold = fold_in_samples if isinstance(self.model_, LowRankSamples) else fold_in
+        model = fold(self._problem_, self.model_, obs.select(~held))
         error = model.predict(obs.rows()[held], obs.indices[held]) - obs.values[held]
         return -float(np.sqrt(np.mean(error.astype(np.float64) ** 2)))
 
@@ -667,7 +754,17 @@ class LowRankImputer(CallbackSupportMixin, OneToOneFeatureMixin, TransformerMixi
             Ignored.
         """
         X = validate_data(self, X, dtype=_FLOATS, ensure_all_finite="allow-nan")
-        validate_parameters(type(self).__name__, self.get_params(deep=False), {"rank": [COUNT]})
+        validate_parameters(
+            type(self).__name__,
+            self.get_params(deep=False),
+            {
+                "rank": [COUNT],
+                "reg": [Interval(Real, 0, None, closed="left")],
+                "loss": [StrOptions({"squared", "huber", "l1"})],
+                "scale": ["boolean"],
+                "method": [str],
+            },
+        )
         seen = ~np.isnan(X)
         count = np.maximum(seen.sum(axis=0), 1)
         filled = np.where(seen, X, 0.0)
@@ -747,13 +844,16 @@ def _mean(model: LowRankMatrix | LowRankSamples) -> LowRankMatrix:
     return LowRankMatrix(U / len(model), V, model.offset, *biases)
 
 
-def _fold_dense(problem: MatrixCompletion, model: LowRankMatrix, X: Any) -> LowRankMatrix:
+def _fold_dense(problem: MatrixCompletion, model: Any, X: Any) -> Any:
     """Fold in the rows of an array or a sparse matrix, which may hold no observation at all."""
     sparse = hasattr(X, "tocsr")
     if X.nnz if sparse else not np.isnan(X).all():
         build = Observations.from_sparse if sparse else Observations.from_dense
-        return fold_in(problem, model, build(X))
+        fold = fold_in_samples if isinstance(model, LowRankSamples) else fold_in
+        return fold(problem, model, build(X))
     rows = X.shape[0]
+    if isinstance(model, LowRankSamples):
+        return fold_in_samples(problem, model, rows)
     row_bias = None if model.row_bias is None else np.zeros(rows, model.dtype)
     U = np.zeros((rows, model.rank), model.dtype)
     return LowRankMatrix(U, model.V, model.offset, row_bias, model.col_bias)

@@ -603,3 +603,70 @@ def test_observations_are_not_modified():
     X.setflags(write=False)
     factorization().fit(X).transform(X)
     assert isinstance(factorization().fit(X)._training_, Observations)
+
+
+# -- weights, validation data, samplers ----------------------------------------------------------
+
+
+def test_weights_reach_the_problem_in_every_form():
+    X = data()[0]
+    w = np.random.default_rng(1).random(X.shape) + 0.5
+    i, j = np.nonzero(~np.isnan(X))
+    stored = sp.csr_array(sp.coo_array((X[i, j], (i, j)), shape=X.shape))
+    dense = factorization().fit(X, weights=w)
+    for form in ((i, j, X[i, j]), (i, j, X[i, j], X.shape), stored):
+        model = factorization().fit(form, weights=w[i, j])
+        np.testing.assert_allclose(model.predict(i, j), dense.predict(i, j), atol=1e-10)
+    plain = factorization().fit(X)
+    assert np.abs(plain.predict(i, j) - dense.predict(i, j)).max() > 1e-4
+    half = len(i) // 2
+    parts = factorization().fit((i, j, X[i, j]), weights=w[i, j])
+    parts.partial_fit((i[:half], j[:half], X[i, j][:half]), weights=np.full(half, 2.0))
+    expected = w.copy()
+    expected[i[:half], j[:half]] = 2.0
+    np.testing.assert_allclose(parts._training_.weights, expected[i, j], atol=1e-12)
+
+
+@pytest.mark.parametrize(("validation", "message"), [
+    (([0, 1], [0], [1.0, 2.0]), "shapes"), (([0], [0], [np.nan]), "finite"),
+    (([0.5], [0], [1.0]), "rows has dtype"), (([0], [99], [1.0]), "cols has .*99"),
+    (([-1], [0], [1.0]), "rows has .*-1"), (([0], [0]), "tuple"), (([], [], []), "1 at least"),
+])  # fmt: skip
+def test_validation_data_are_checked(validation, message):
+    with pytest.raises(ProblemError, match=f"validation: .*{message}"):
+        factorization().fit(data()[0], validation=validation)
+
+
+def test_validation_ids_must_be_known():
+    with pytest.raises(ProblemError, match=r"validation: rows has .*'zed'"):
+        factorization(rank=1).fit(
+            (["a", "a", "b", "b"], ["x", "y", "x", "y"], [1.0, 2.0, 3.0, 4.0]),
+            validation=(["zed"], ["x"], [1.0]),
+        )
+
+
+def test_a_sampler_has_no_early_stopping():
+    with pytest.raises(ParameterError, match="early_stopping"):
+        factorization(method="accurate", early_stopping=True).fit(data()[0])
+
+
+def test_new_rows_of_a_sampler_are_averaged_over_draws():
+    X = data()[0]
+    model = factorization(method="accurate", max_iter=60).fit(X)
+    new = model.predict(X)
+    i, j = np.nonzero(~np.isnan(X))
+    assert np.sqrt(np.mean((new[i, j] - model.predict(i, j)) ** 2)) < 0.05
+    assert model.transform(X).shape == (X.shape[0], model.rank_)
+    assert model.predict(np.full((2, X.shape[1]), np.nan)).shape == (2, X.shape[1])
+    assert model.score(X) < 0
+
+
+@pytest.mark.parametrize(("estimator", "options"), [
+    (MatrixFactorization, {"biases": "no"}), (MatrixFactorization, {"center": 2.5}),
+    (MatrixFactorization, {"implicit_weight": -1.0}), (MatrixFactorization, {"loss_scale": -1.0}),
+    (LowRankImputer, {"scale": "yes"}), (LowRankImputer, {"loss": "cubic"}),
+    (LowRankImputer, {"reg": -1.0}), (LowRankImputer, {"method": 3}),
+])  # fmt: skip
+def test_more_bad_parameters_are_named(estimator, options):
+    with pytest.raises(ParameterError, match=next(iter(options))):
+        estimator(rank=2, **options).fit(data()[0])
