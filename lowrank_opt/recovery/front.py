@@ -60,7 +60,9 @@ def complete(
         :class:`~lowrank_opt.recovery.MatrixCompletion`.
     outlier_fraction : float or None, default=None
         An upper bound, in [0, 0.5), on the part of the entries that is grossly wrong. A positive
-        one turns the squared loss into "huber".
+        one turns the squared loss into "huber"; its size does not matter otherwise. Give
+        `loss_scale` to choose the threshold, by default that of
+        :class:`~lowrank_opt.recovery.MatrixCompletion`.
     tol : float, default=1e-6
         Relative tolerance of the solver.
     max_iter : int, default=200
