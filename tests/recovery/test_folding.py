@@ -200,3 +200,55 @@ def test_seen_columns_are_left_out():
 def test_no_rows():
     columns, scores = best_columns(matrix(), np.array([], dtype=int), 3)
     assert columns.shape == scores.shape == (0, 3)
+
+
+# -- the implicit matrix -------------------------------------------------------------------------
+
+
+def test_the_implicit_matrix_is_an_explicit_co_factorisation():
+    X = holes((12, 8))
+    reg, weight = 0.4, 0.5
+    problem = MatrixCompletion.from_dense(X, rank=2, reg=reg, center=False, implicit_weight=weight)
+    solver = AlternatingMinimization(tol=1e-11, max_iter=5000, random_state=0)
+    result = solver.solve(problem)
+    B = (~np.isnan(X)).astype(float)
+    Y, eye = np.nan_to_num(X), np.eye(2)
+
+    def minimum_over(F, S):
+        """The factor of S that fits F best, and its value."""
+        P = np.linalg.solve(F.T @ F + reg * eye, F.T @ S).T
+        return P, ((S - F @ P.T) ** 2).sum() + reg * (P**2).sum()
+
+    def objective(U, V):
+        fit = (B * (Y - U @ V.T) ** 2).sum() + reg * ((U**2).sum() + (V**2).sum())
+        return fit + weight * (minimum_over(U, B)[1] + minimum_over(V, B.T)[1])
+
+    U, V = result.x.U.copy(), result.x.V.copy()
+    np.testing.assert_allclose(problem.objective(result.x), objective(U, V), rtol=1e-10)
+    before = objective(U, V)
+    for _ in range(50):  # closed forms, factor by factor, started at the answer: they stay
+        for own, other, S, T in ((U, V, B, Y), (V, U, B.T, Y.T)):
+            P, _value = minimum_over(own, S)
+            for i in range(len(own)):
+                seen = S[i] > 0
+                gram = other[seen].T @ other[seen] + reg * eye + weight * P.T @ P
+                own[i] = np.linalg.solve(gram, other[seen].T @ T[i, seen] + weight * P.T @ S[i])
+    np.testing.assert_allclose(U @ V.T, result.x.to_dense(), atol=1e-6)
+    np.testing.assert_allclose(objective(U, V), before, rtol=1e-10)
+    assert problem.certificate(result.x).residual < 1e-9
+
+
+def test_the_implicit_objective_falls_and_its_gradient_vanishes_at_the_answer():
+    problem = MatrixCompletion.from_dense(holes(), rank=2, reg=0.4, implicit_weight=0.5)
+    values = []
+    result = AlternatingMinimization(tol=1e-10, max_iter=3000, random_state=0).solve(
+        problem, callback=lambda r: values.append(problem.objective(r.x))
+    )
+    assert (np.diff(values) <= 1e-10 * values[0]).all()
+    x, h = result.x, 1e-5
+    rng = np.random.default_rng(0)
+    for _ in range(5):
+        D, E = rng.standard_normal(x.U.shape), rng.standard_normal(x.V.shape)
+        ends = [problem.objective(LowRankMatrix(x.U + t * D, x.V + t * E, x.offset))
+                for t in (h, -h)]  # fmt: skip
+        assert abs(ends[0] - ends[1]) / (2 * h) < 1e-5 * values[0]
