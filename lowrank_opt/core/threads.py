@@ -28,7 +28,7 @@ def thread_limit(n_threads: int | None, blas: int | None = None) -> Iterator[Non
         Upper limit; more than the machine (or ``NUMBA_NUM_THREADS``) offers means all of them.
         ``None`` changes nothing.
     blas : int or None, default=None
-        Limit for BLAS, if it is to be another one.
+        Limit for BLAS, if it is to be another one. BLAS is limited from the main thread only.
 
     Yields
     ------
@@ -63,6 +63,11 @@ class _BlasLimits:
 
     @contextlib.contextmanager
     def of(self, n_threads: int) -> Iterator[None]:
+        # Some BLAS keep a number for each thread: what a worker thread sets has no effect, and
+        # what it restores does not reach the main thread, which would stay limited.
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
         from threadpoolctl import threadpool_limits
 
         entry = (object(), n_threads)

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from lowrank_opt.core.errors import ConvergenceWarning, ParameterError
+from lowrank_opt.core import errors
+from lowrank_opt.core.errors import ParameterError
 from lowrank_opt.recovery.lowrank import LowRankMatrix
 
 if TYPE_CHECKING:
@@ -163,7 +164,7 @@ def biscale(
             f"biscale: largest change {error:.1e} after max_iter={max_iter} rounds is above "
             f"tol={tol:.1e}: rows or columns with few entries may admit no such scaling; scale "
             "one side only, or drop those rows and columns",
-            ConvergenceWarning,
+            errors.ConvergenceWarning,  # scikit-learn's: imported when it is needed
             stacklevel=2,
         )
     z = (residual() / (scales[0][i] * scales[1][j])).astype(obs.dtype)
