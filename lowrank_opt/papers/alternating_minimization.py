@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from lowrank_opt.core import History
+from lowrank_opt.core import AccuracyWarning, History
 from lowrank_opt.datasets import make_low_rank_observations
 from lowrank_opt.papers.report import Row, Section, Table, draw
 from lowrank_opt.recovery import AlternatingMinimization, LowRankMatrix, MatrixCompletion
@@ -97,7 +97,7 @@ def _recovery(size: dict[str, Any], seed: int) -> Section:
                     condition_number=condition, random_state=[seed, trial, condition],
                 )  # fmt: skip
                 with warnings.catch_warnings():
-                    warnings.simplefilter("ignore")  # too few entries on purpose
+                    warnings.simplefilter("ignore", AccuracyWarning)  # too few entries on purpose
                     problem = MatrixCompletion.from_coo(
                         data.rows, data.cols, data.values, data.shape, rank=rank
                     )

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from lowrank_opt.core import AccuracyWarning
 from lowrank_opt.datasets import ImageObservations, psnr, sample_image_observations
 from lowrank_opt.papers.report import Figure, Row, Section, Table, pictures
 from lowrank_opt.recovery import (
@@ -81,9 +82,7 @@ def reproduce(scale: str, *, random_state: int = 0) -> list[Section]:
 
 def mean_fill(matrix: np.ndarray) -> np.ndarray:
     """Return row mean + column mean - mean, for every entry."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        rows, cols = np.nanmean(matrix, axis=1), np.nanmean(matrix, axis=0)
+    rows, cols = np.nanmean(matrix, axis=1), np.nanmean(matrix, axis=0)
     return rows[:, None] + cols[None, :] - np.nanmean(matrix)
 
 
@@ -145,7 +144,7 @@ def _fit(label: str, solver: Any, matrix: np.ndarray, held: np.ndarray, rank: in
 
     def problem(data: np.ndarray, reg: float) -> MatrixCompletion:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # a row or column without training pixels
+            warnings.simplefilter("ignore", AccuracyWarning)  # rows without training pixels
             if label == "SoftImpute":
                 # In units of the level that a threshold must pass, std * (√m + √n) * √p: far
                 # below it the nuclear norm keeps hundreds of directions and is slow.

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from lowrank_opt.core import History
+from lowrank_opt.core import AccuracyWarning, History
 from lowrank_opt.datasets import fetch_movielens, make_ratings
 from lowrank_opt.papers.report import Row, Section, Table, draw
 from lowrank_opt.recovery import (
@@ -77,11 +77,12 @@ def _evaluate(title: str, text: str, data: Any, size: dict[str, Any], seed: int)
         error = x.predict(rows_of[mask], everything.indices[mask]) - everything.values[mask]
         return float(np.sqrt(np.mean(error.astype(np.float64) ** 2)))
 
-    def problem(mask: np.ndarray, rank: int, reg: float, power: str = "count") -> MatrixCompletion:
+    def problem(mask: np.ndarray, rank: int, reg: float) -> MatrixCompletion:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # items whose ratings are all in another part
+            # Items whose ratings are all in another part.
+            warnings.simplefilter("ignore", AccuracyWarning)
             return MatrixCompletion(
-                everything.select(mask), rank, reg=reg, reg_bias=0.3 * reg, reg_scaling=power,
+                everything.select(mask), rank, reg=reg, reg_bias=0.3 * reg, reg_scaling="count",
                 biases=True,
             )  # fmt: skip
 

@@ -104,7 +104,9 @@ class AlternatingMinimization(Solver):
         through the dual. "cg": `cg_steps` conjugate-gradient steps from the last value, in a
         basis that makes one diagonal preconditioner fit all rows. "sketch": preconditioned by a
         sparse sketch of the row's own regression matrix, the method of [1]_. "auto": "cholesky"
-        up to rank 64 in float32 and 48 in float64, "cg" above.
+        up to rank 64 in float32 and 48 in float64, "cg" above. A problem with `nonnegative` is
+        always solved by coordinate descent on each row's normal equations, one with
+        `implicit_weight` by "cholesky", whatever is asked for here.
     cg_steps : int, default=3
         Steps per row and half sweep of "cg".
     sketch_size : float, default=4.0
