@@ -66,7 +66,8 @@ PUBLIC = {
     """,
     "recovery": """
         AlternatingMinimization biscale complete debias FactorSGD GibbsFactorization
-        LowRankImputer LowRankMatrix LowRankSamples MatrixCompletion MatrixFactorization
+        LowRankImputer LowRankMatrix LowRankPlusSparse LowRankSamples MatrixCompletion
+        MatrixFactorization
         Observations soft_impute_path SoftImpute
     """,
 }

@@ -17,6 +17,7 @@ __all__, __getattr__, __dir__ = lazy_names(
         "lowrank": ["LowRankMatrix", "LowRankSamples"],
         "observations": ["Observations"],
         "problems": ["MatrixCompletion"],
+        "robust": ["LowRankPlusSparse"],
         "soft_impute": ["SoftImpute", "biscale", "debias", "soft_impute_path"],
     },
 )

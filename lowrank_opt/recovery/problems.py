@@ -60,6 +60,64 @@ def _non_negative(value: Any, name: str) -> float:
     return float(value)
 
 
+def warn_about_data(
+    obs: Observations, rank: int, *, biases: bool = False, reg: float = 0.0
+) -> None:
+    """Warn when the observations cannot determine a matrix of this rank."""
+    empty_rows, empty_cols = (
+        int(np.count_nonzero(counts == 0)) for counts in (obs.row_counts, obs.col_counts)
+    )
+    m, n = obs.shape[0] - empty_rows, obs.shape[1] - empty_cols
+    if empty_rows or empty_cols:
+        _warn(
+            f"{empty_rows} row(s) and {empty_cols} column(s) of {obs.shape} have no "
+            "observation: their factors are 0, predictions there are the offset and the bias "
+            "of the other side"
+        )
+    if reg:
+        return
+    k = min(rank, m, n)
+    freedom = k * (m + n - k) + (m + n - 1 if biases else 0)
+    if obs.nnz < freedom:
+        _warn(
+            f"fewer observations ({obs.nnz}) than degrees of freedom ({freedom}) and reg=0: "
+            "the solution is not unique; lower rank or give reg > 0"
+        )
+    if obs.n_components > 1:
+        _warn(
+            f"the observations fall into {obs.n_components} parts that share no row and no "
+            "column, and reg=0: entries that join two parts are undetermined; complete each "
+            "part by itself or give reg > 0"
+        )
+
+
+def check_not_empty(observations: Observations, cure: str) -> None:
+    """Raise when a row or a column of a dense array has no observed entry."""
+    for name, counts in (
+        ("row", observations.row_counts),
+        ("column", observations.col_counts),
+    ):
+        empty = np.flatnonzero(counts == 0)
+        if empty.size:
+            raise ProblemError(
+                f"X: {empty.size} {name}(s) have no observed entry, the first is {name} "
+                f"{empty[0]}; {cure}"
+            )
+
+
+def check_finite_start(x: LowRankMatrix) -> None:
+    """Raise when a factor or bias of a warm start is not finite."""
+    for name in ("U", "V", "row_bias", "col_bias"):
+        array = getattr(x, name)
+        bad = np.empty(0) if array is None else ~np.isfinite(array)
+        if bad.any():
+            first = tuple(int(i) for i in np.unravel_index(np.argmax(bad), bad.shape))
+            raise ProblemError(
+                f"x0.{name}: {np.count_nonzero(bad)} not finite in {x.dtype}, the first at "
+                f"{first if len(first) > 1 else first[0]}; leave x0 out to start afresh"
+            )
+
+
 @dataclass(frozen=True, eq=False)
 class MatrixCompletion(Problem):
     r"""Complete a matrix of low rank from some of its entries.
@@ -229,7 +287,7 @@ class MatrixCompletion(Problem):
             ("nonnegative", bool(self.nonnegative)),
         ):
             object.__setattr__(self, name, value)
-        self._warn_about_data()
+        warn_about_data(self.observations, self.rank, biases=self.biases, reg=self.reg)
 
     def _check_nuclear(self, reg: float) -> None:
         if reg == 0:
@@ -245,34 +303,6 @@ class MatrixCompletion(Problem):
                     f"{name}={getattr(self, name)!r} with penalty='nuclear'; expected {expected}, "
                     "or take penalty='ridge'"
                 )
-
-    def _warn_about_data(self) -> None:
-        obs = self.observations
-        empty_rows, empty_cols = (
-            int(np.count_nonzero(counts == 0)) for counts in (obs.row_counts, obs.col_counts)
-        )
-        m, n = obs.shape[0] - empty_rows, obs.shape[1] - empty_cols
-        if empty_rows or empty_cols:
-            _warn(
-                f"{empty_rows} row(s) and {empty_cols} column(s) of {obs.shape} have no "
-                "observation: their factors are 0, predictions there are the offset and the bias "
-                "of the other side"
-            )
-        if self.reg:
-            return
-        k = min(self.rank, m, n)
-        freedom = k * (m + n - k) + (m + n - 1 if self.biases else 0)
-        if obs.nnz < freedom:
-            _warn(
-                f"fewer observations ({obs.nnz}) than degrees of freedom ({freedom}) and reg=0: "
-                "the solution is not unique; lower rank or give reg > 0"
-            )
-        if obs.n_components > 1:
-            _warn(
-                f"the observations fall into {obs.n_components} parts that share no row and no "
-                "column, and reg=0: entries that join two parts are undetermined; complete each "
-                "part by itself or give reg > 0"
-            )
 
     # -- construction from user data ------------------------------------------------------------
 
@@ -306,16 +336,7 @@ class MatrixCompletion(Problem):
         """
         observations = Observations.from_dense(X, weights=weights)
         if not options.get("reg", 0.0):
-            for name, counts in (
-                ("row", observations.row_counts),
-                ("column", observations.col_counts),
-            ):
-                empty = np.flatnonzero(counts == 0)
-                if empty.size:
-                    raise ProblemError(
-                        f"X: {empty.size} {name}(s) have no observed entry, the first is {name} "
-                        f"{empty[0]}; remove them or give reg > 0 (their factors are then 0)"
-                    )
+            check_not_empty(observations, "remove them or give reg > 0 (their factors are then 0)")
         return cls(observations, rank, **options)
 
     @classmethod
@@ -465,6 +486,63 @@ class MatrixCompletion(Problem):
         return self.observations.dtype
 
     @property
+    def plain(self) -> bool:
+        """Whether the model is the bare product of two free factors, without ridge."""
+        return (
+            self.penalty == "ridge"
+            and self.reg == 0
+            and not (self.biases or self.offset or self.nonnegative or self.implicit_weight)
+        )
+
+    @property
+    def rank_known(self) -> bool:
+        """Always true: `rank` is a number."""
+        return True
+
+    @property
+    def rank_limit(self) -> int:
+        """The rank."""
+        return self.rank
+
+    @property
+    def symmetric(self) -> bool:
+        """Always false: the factors are two."""
+        return False
+
+    @property
+    def targets(self) -> NDArray[Any]:
+        """Observed values by rows, ndarray of shape (N,): what `measurements` should give."""
+        return self.observations.values
+
+    @cached_property
+    def measurements(self) -> Any:
+        """The sampling of the observed entries as an operator on matrices."""
+        from lowrank_opt.recovery.operators import EntryOperator
+
+        return EntryOperator(self.observations)
+
+    def robust_scale(self, abs_errors: NDArray[Any]) -> float:
+        """Threshold from which the loss is linear, whatever the errors are.
+
+        Parameters
+        ----------
+        abs_errors : ndarray
+            Not used: the thresholds are constants of the problem.
+
+        Returns
+        -------
+        float
+            `huber_delta`; for the l1 loss a few roundings of the data; infinite for the squared
+            loss.
+        """
+        if self.loss == "huber":
+            return self.huber_delta
+        if self.loss == "squared":
+            return math.inf
+        unit = self.loss_at_zero / self.observations.total_weight
+        return 10.0 * float(np.finfo(self.dtype).eps) * unit
+
+    @property
     def scaling_power(self) -> float:
         """`reg_scaling` as a power."""
         return {"none": 0.0, "count": 1.0}.get(self.reg_scaling, self.reg_scaling)  # type: ignore
@@ -599,15 +677,7 @@ class MatrixCompletion(Problem):
         x = self.point(x0)
         with np.errstate(over="ignore"):
             x = x.astype(self.dtype)
-        for name in ("U", "V", "row_bias", "col_bias"):
-            array = getattr(x, name)
-            bad = np.empty(0) if array is None else ~np.isfinite(array)
-            if bad.any():
-                first = tuple(int(i) for i in np.unravel_index(np.argmax(bad), bad.shape))
-                raise ProblemError(
-                    f"x0.{name}: {np.count_nonzero(bad)} not finite in {self.dtype}, the first at "
-                    f"{first if len(first) > 1 else first[0]}; leave x0 out to start afresh"
-                )
+        check_finite_start(x)
         if not math.isfinite(x.offset):
             raise ProblemError(f"x0.offset={x.offset}; expected a finite number")
         shift = x.offset - self.offset

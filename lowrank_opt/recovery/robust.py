@@ -1,0 +1,574 @@
+"""Low rank plus sparse: robust PCA, with and without missing entries."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import operator
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import scipy.sparse as sp
+
+from lowrank_opt.core.errors import ParameterError, ProblemError
+from lowrank_opt.core.problem import Certificate, Problem
+from lowrank_opt.recovery import kernels_observations as kernels
+from lowrank_opt.recovery.certificates import CHUNK, divide, or_empty, weighted_gram
+from lowrank_opt.recovery.lowrank import LowRankMatrix
+from lowrank_opt.recovery.observations import Observations
+from lowrank_opt.recovery.problems import check_finite_start, check_not_empty, warn_about_data
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from numpy.typing import ArrayLike, NDArray
+
+__all__ = ["LowRankPlusSparse"]
+
+# Huber's constant times the factor that makes a median deviation a standard deviation.
+_HUBER = 1.345 * 1.4826
+_INLIER = 3.0 * 1.4826
+_EPS = float(np.finfo(np.float64).eps)
+# Above this number of entries medians are taken over an evenly spaced sample of half as many.
+_SAMPLE = 400_000
+# Singular values below this part of the largest one do not count for the numerical rank.
+_RANK_CUT = 1e-6
+
+
+@dataclass(frozen=True, eq=False)
+class LowRankPlusSparse(Problem):
+    r"""Split a matrix into a part of low rank and a part with few, possibly huge, entries.
+
+    Observed are entries :math:`M_{ij} = L_{ij} + S_{ij} + \text{noise}`, :math:`(i,j) \in \Omega`,
+    with L of low rank and S sparse: positions, signs and sizes of its entries are unknown. The
+    points are matrices L as factors; S is what L leaves, see `sparse_part`. The objective is
+
+    .. math:: \min_{\operatorname{rank} L \le r} \sum_{(i,j) \in \Omega} w_{ij} |M_{ij} - L_{ij}| .
+
+    Parameters
+    ----------
+    observations : Observations
+        The data. The class methods `from_dense`, `from_sparse` and `from_coo` build it.
+    rank : int or "auto", default="auto"
+        Rank r, ``1 <= rank <= min(m, n)``; "auto": to be found by the solver, up to `max_rank`.
+    outlier_fraction : float or None, default=None
+        An upper bound, in [0, 0.5), on the part of the observed entries that S touches. ``None``:
+        unknown. Solvers that trim by a fraction need it.
+    max_rank : int or None, default=None
+        Largest rank that "auto" tries; ``None``: the largest one whose degrees of freedom
+        ``r (m + n - r)`` are at most half the number of entries.
+
+    Raises
+    ------
+    ParameterError
+        A parameter is out of range.
+
+    Warns
+    -----
+    AccuracyWarning
+        Rows or columns without observations (L is 0 there); fewer observations than degrees of
+        freedom; observations that fall into parts that share no row and no column.
+
+    Notes
+    -----
+    An explicitly stored zero of a sparse matrix is an observed zero; a missing entry is one that
+    is not stored (sparse), or NaN (dense).
+
+    `auto_solver` is :class:`~lowrank_opt.recovery.HuberALS`.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from lowrank_opt.recovery import LowRankPlusSparse
+    >>> L = (np.arange(1.0, 21.0)[:, None], np.linspace(1.0, 2.0, 15)[:, None])
+    >>> M = L[0] @ L[1].T
+    >>> M[3, 4] += 100.0
+    >>> problem = LowRankPlusSparse.from_dense(M, rank=1)
+    >>> S = problem.sparse_part(L)
+    >>> S.nnz, round(float(S[3, 4]), 6)
+    (1, 100.0)
+    """
+
+    observations: Observations
+    rank: int | str = "auto"
+    outlier_fraction: float | None = None
+    max_rank: int | None = None
+
+    # What solvers of measurements ask for.
+    loss = "l1"
+    symmetric = False
+
+    def __post_init__(self) -> None:
+        largest = min(self.observations.shape)
+        if self.rank != "auto":
+            object.__setattr__(self, "rank", _rank(self.rank, "rank", largest, " or 'auto'"))
+            if self.max_rank is not None:
+                raise ParameterError(
+                    f"max_rank={self.max_rank!r} with rank={self.rank!r}; it goes with rank='auto'"
+                )
+        elif self.max_rank is not None:
+            object.__setattr__(
+                self, "max_rank", _rank(self.max_rank, "max_rank", largest, " or None")
+            )
+        fraction = self.outlier_fraction
+        if fraction is not None:
+            number = isinstance(fraction, (float, int, np.floating, np.integer))
+            if not number or isinstance(fraction, bool) or not 0 <= fraction < 0.5:
+                raise ParameterError(
+                    f"outlier_fraction={fraction!r}; expected a number in [0, 0.5) or None"
+                )
+            object.__setattr__(self, "outlier_fraction", float(fraction))
+        warn_about_data(self.observations, self.rank if self.rank_known else 1)
+
+    # -- construction from user data ------------------------------------------------------------
+
+    @classmethod
+    def from_dense(
+        cls,
+        X: ArrayLike,
+        *,
+        rank: int | str = "auto",
+        weights: ArrayLike | None = None,
+        **options: Any,
+    ) -> LowRankPlusSparse:
+        """From a dense array in which NaN is missing.
+
+        Parameters
+        ----------
+        X : array-like of shape (m, n)
+            Real numbers, NaN = missing (or a masked array).
+        rank : int or "auto", default="auto"
+            Rank of L.
+        weights : array-like of shape (m, n) or None, default=None
+            Non-negative weights.
+        **options
+            The other fields of the class.
+
+        Returns
+        -------
+        LowRankPlusSparse
+
+        Raises
+        ------
+        ProblemError
+            Bad data; also a row or column without any observation.
+        ParameterError
+            Bad options.
+        """
+        observations = Observations.from_dense(X, weights=weights)
+        check_not_empty(observations, "remove them")
+        return cls(observations, rank, **options)
+
+    @classmethod
+    def from_sparse(
+        cls,
+        X: Any,
+        *,
+        rank: int | str = "auto",
+        weights: Any = None,
+        duplicates: str = "error",
+        **options: Any,
+    ) -> LowRankPlusSparse:
+        """From a SciPy sparse matrix, stored = observed; see `Observations.from_sparse`.
+
+        Parameters
+        ----------
+        X : scipy.sparse matrix or array of shape (m, n)
+            Stored entries are observed, explicit zeros included.
+        rank : int or "auto", default="auto"
+            Rank of L.
+        weights : array-like, sparse matrix or None, default=None
+            One non-negative weight per stored entry.
+        duplicates : {"error", "sum", "mean", "last"}, default="error"
+            What to do with repeated positions.
+        **options
+            The other fields of the class.
+
+        Returns
+        -------
+        LowRankPlusSparse
+        """
+        observations = Observations.from_sparse(X, weights=weights, duplicates=duplicates)
+        return cls(observations, rank, **options)
+
+    @classmethod
+    def from_coo(
+        cls,
+        rows: ArrayLike,
+        cols: ArrayLike,
+        values: ArrayLike,
+        shape: tuple[int, int] | None = None,
+        *,
+        rank: int | str = "auto",
+        weights: ArrayLike | None = None,
+        duplicates: str = "error",
+        **options: Any,
+    ) -> LowRankPlusSparse:
+        """From positions and values; see `Observations.from_coo`.
+
+        Parameters
+        ----------
+        rows, cols : array-like of int, shape (N,)
+            Zero-based positions.
+        values : array-like of shape (N,)
+            Finite real values.
+        shape : tuple of int or None, default=None
+            Rows and columns; ``None``: inferred from the largest positions.
+        rank : int or "auto", default="auto"
+            Rank of L.
+        weights : array-like of shape (N,) or None, default=None
+            Non-negative weights.
+        duplicates : {"error", "sum", "mean", "last"}, default="error"
+            What to do with repeated positions.
+        **options
+            The other fields of the class.
+
+        Returns
+        -------
+        LowRankPlusSparse
+        """
+        observations = Observations.from_coo(
+            rows, cols, values, shape, weights=weights, duplicates=duplicates
+        )
+        return cls(observations, rank, **options)
+
+    # -- constants of the problem ---------------------------------------------------------------
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Rows and columns of the matrix."""
+        return self.observations.shape
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """Type of the data, in which solvers compute."""
+        return self.observations.dtype
+
+    @property
+    def rank_known(self) -> bool:
+        """Whether `rank` is a number."""
+        return self.rank != "auto"
+
+    @cached_property
+    def rank_limit(self) -> int:
+        """The rank, or the largest one that "auto" tries."""
+        if self.rank != "auto":
+            return int(self.rank)
+        if self.max_rank is not None:
+            return self.max_rank
+        m, n = self.shape
+        ranks = np.arange(1, min(m, n) + 1)
+        return max(1, int(np.count_nonzero(ranks * (m + n - ranks) <= self.observations.nnz / 2)))
+
+    @property
+    def targets(self) -> NDArray[Any]:
+        """Observed values by rows, ndarray of shape (N,): what `measurements` should give."""
+        return self.observations.values
+
+    @cached_property
+    def measurements(self) -> Any:
+        """The sampling of the observed entries as an operator on matrices."""
+        from lowrank_opt.recovery.operators import EntryOperator
+
+        return EntryOperator(self.observations)
+
+    @cached_property
+    def value_size(self) -> float:
+        """Median of the absolute observed values; their mean when it is 0, and 1 when that is."""
+        values = np.abs(_sample(self.observations.values).astype(np.float64))
+        return float(np.median(values)) or float(np.mean(values)) or 1.0
+
+    def robust_scale(self, abs_errors: NDArray[Any]) -> float:
+        r"""Threshold :math:`\delta` between noise and gross errors.
+
+        Parameters
+        ----------
+        abs_errors : ndarray
+            Absolute errors of (a sample of) the observed entries.
+
+        Returns
+        -------
+        float
+            ``1.345 · 1.4826 · median``, at least one rounding of `value_size`.
+        """
+        median = float(np.median(abs_errors)) if abs_errors.size else 0.0
+        return max(_HUBER * median, float(np.finfo(self.dtype).eps) * self.value_size)
+
+    # -- oracles --------------------------------------------------------------------------------
+
+    def point(self, x: Any) -> LowRankMatrix:
+        """`x` as a `LowRankMatrix` of the problem's shape.
+
+        Parameters
+        ----------
+        x : LowRankMatrix or tuple of arrays (U, V)
+            Without offset and biases.
+
+        Returns
+        -------
+        LowRankMatrix
+
+        Raises
+        ------
+        ProblemError
+            Another shape, too many columns, or an offset or biases.
+        """
+        if not isinstance(x, LowRankMatrix):
+            if not (isinstance(x, tuple) and len(x) == 2):
+                raise ProblemError(
+                    f"x is a {type(x).__name__}; expected a LowRankMatrix or a pair (U, V)"
+                )
+            x = LowRankMatrix(*x)
+        # With rank="auto" a point of any rank has a grade: `max_rank` limits the search.
+        largest = self.rank_limit if self.rank_known else min(self.shape)
+        if x.shape != self.shape or x.rank > largest:
+            raise ProblemError(
+                f"x has shape {x.shape} and {x.rank} factor columns; expected shape {self.shape} "
+                f"and at most {largest} columns"
+            )
+        if x.offset or x.row_bias is not None or x.col_bias is not None:
+            raise ProblemError(
+                "x has an offset or biases, which this problem has not; give the pair (U, V)"
+            )
+        return x
+
+    def start(self, x0: Any) -> LowRankMatrix:
+        """`x0` as a point that a solver can start from: finite, in the problem's dtype.
+
+        Parameters
+        ----------
+        x0 : LowRankMatrix or tuple of arrays (U, V)
+            Warm start.
+
+        Returns
+        -------
+        LowRankMatrix
+
+        Raises
+        ------
+        ProblemError
+            See `point`; or an entry is not finite in the problem's dtype.
+        """
+        x = self.point(x0)
+        with np.errstate(over="ignore"):
+            x = x.astype(self.dtype)
+        check_finite_start(x)
+        return x
+
+    def residual(self, x: Any) -> NDArray[np.float64]:
+        """``M - L`` on the observed entries, by rows; ndarray of shape (N,), float64."""
+        return self._residual(self.point(x))
+
+    def objective(self, x: Any) -> float:
+        """Weighted sum of ``|M - L|`` over the observed entries, in float64.
+
+        Parameters
+        ----------
+        x : LowRankMatrix or tuple of arrays (U, V)
+            The point.
+
+        Returns
+        -------
+        float
+
+        Notes
+        -----
+        Cost: ``2·N·k`` flops, 8 bytes an entry.
+        """
+        sizes = np.abs(self.residual(x))
+        weights = self.observations.weights
+        return float(sizes.sum() if weights is None else sizes @ weights.astype(np.float64))
+
+    def sparse_part(self, x: Any, *, threshold: float | None = None) -> sp.csr_array:
+        """Gross errors that the point implies.
+
+        Parameters
+        ----------
+        x : LowRankMatrix or tuple of arrays (U, V)
+            The low-rank part.
+        threshold : float or None, default=None
+            Smallest size of a gross error, in units of the data; ``None``: that of the
+            certificate's inlier fraction, ``3 · 1.4826 · median |M - L|`` and a few roundings.
+
+        Returns
+        -------
+        csr_array of shape (m, n)
+            ``M - L`` where its size exceeds `threshold`; other entries are not stored.
+        """
+        x = self.point(x)
+        e = self._residual(x)
+        bound = self._inlier_bound(x, np.abs(_sample(e))) if threshold is None else threshold
+        keep = np.abs(e) > bound
+        obs = self.observations
+        # Positions of the kept entries inside the compressed rows.
+        before = np.concatenate([[0], np.cumsum(keep)])
+        return sp.csr_array((e[keep], obs.indices[keep], before[obs.indptr]), shape=self.shape)
+
+    def certificate(self, x: Any) -> Certificate:
+        r"""Grade `x` from the data alone, in float64.
+
+        Parameters
+        ----------
+        x : LowRankMatrix or tuple of arrays (U, V)
+            The point.
+
+        Returns
+        -------
+        Certificate
+            See Notes for ``residual``. ``details``: ``inlier_fraction`` (part of the entries with
+            ``|M - L| <= 3 · 1.4826 · median |M - L|``, a few roundings allowed), ``l1_value``,
+            ``numerical_rank`` (singular values above ``1e-6`` of the largest, or rounding),
+            ``median_residual`` (over the median of ``|M|``), ``huber_delta``, ``rmse`` (root
+            mean squared ``M - L``, gross errors included). A point with NaN or infinite numbers
+            has an infinite residual.
+
+        Notes
+        -----
+        *Relative reweighted step.* With :math:`e = M - L`,
+        :math:`\delta = 1.345 \cdot 1.4826 \operatorname{median} |e|` (`robust_scale`; over an
+        evenly spaced sample when there are more than 400 000 entries) and
+        :math:`w_{ij} \min(1, \delta / |e_{ij}|)` for weights,
+
+        .. math:: residual^2 = \Big(\sum_i g_i^\top H_i^{-1} g_i + \text{the same for columns}
+                  \Big) \Big/ \sum_\Omega \tilde w_{ij} M_{ij}^2,
+                  \quad g_i = \sum_j \tilde w_{ij} e_{ij} v_j, \quad
+                  H_i = \Big(\sum_j \tilde w_{ij}\Big) \bar G ,
+
+        with :math:`\bar G` the weighted mean of :math:`v_j v_j^\top`. It is about the relative
+        change of L, in the weighted norm, that another round of reweighted least squares makes,
+        and 0 at stationary points of the Huber loss with this :math:`\delta` (factors that vanish
+        altogether are stationary, too). It does not depend on the scale of the data nor on the
+        scaling of the factors.
+
+        What it proves is stationarity. Recovery shows in the details: when ``median_residual``
+        is at rounding level, more than half of the entries are fitted exactly by a matrix of the
+        reported rank, which has far fewer degrees of freedom.
+
+        Cost: ``10·N·k + 4·(m + n)·k²`` flops; 8 bytes an entry.
+        """
+        x = self.point(x)
+        try:
+            with np.errstate(over="ignore", invalid="ignore"):
+                certificate = self._grade(x)
+        except np.linalg.LinAlgError:
+            pass
+        else:
+            if math.isfinite(certificate.residual) and math.isfinite(certificate.objective):
+                return certificate
+        return Certificate(math.inf, "point that is not finite", math.inf)
+
+    def fingerprint(self) -> Mapping[str, Any]:
+        """Shape, type, parameters and a hash over a sample of the data, as JSON values."""
+        obs = self.observations
+        digest = hashlib.sha256()
+        step = max(1, obs.nnz // 65536)
+        for array in (obs.indices, obs.values, obs.weights):
+            if array is not None:
+                digest.update(np.ascontiguousarray(array[::step]).tobytes())
+        digest.update(np.ascontiguousarray(obs.indptr[:: max(1, obs.shape[0] // 65536)]).tobytes())
+        return {
+            "problem": type(self).__name__,
+            "shape": [int(s) for s in self.shape],
+            "nnz": obs.nnz,
+            "dtype": str(obs.dtype),
+            "sha256": digest.hexdigest(),
+            "rank": self.rank,
+            "max_rank": self.max_rank,
+            "outlier_fraction": self.outlier_fraction,
+        }
+
+    def auto_solver(self) -> tuple[str, dict[str, Any]]:
+        """Name and parameters of the default solver."""
+        return "HuberALS", {}
+
+    # -- pieces ---------------------------------------------------------------------------------
+
+    def _residual(self, x: LowRankMatrix) -> NDArray[np.float64]:
+        obs = self.observations
+        out, none = np.empty(obs.nnz), np.empty(0, x.dtype)
+        kernels.residuals(
+            *(obs.indptr, obs.indices, obs.values),
+            *(np.ascontiguousarray(x.U), np.ascontiguousarray(x.V)),
+            *(none, none, 0.0, out),
+        )
+        return out
+
+    def _inlier_bound(self, x: LowRankMatrix, sizes: NDArray[np.float64]) -> float:
+        rounding = 32.0 * max(float(np.finfo(t).eps) for t in (x.dtype, self.dtype))
+        return _INLIER * float(np.median(sizes)) + rounding * self.value_size
+
+    def _grade(self, x: LowRankMatrix) -> Certificate:
+        obs = self.observations
+        sizes = np.abs(_sample(self._residual(x)))
+        median = float(np.median(sizes))
+        delta, inlier = self.robust_scale(sizes), self._inlier_bound(x, sizes)
+        del sizes
+        scaled = weighted = 0.0
+        gradients, masses = [], []
+        for o, y in ((obs, x), (obs.T, x.T)):
+            g, mass, sums = _reweighted(o, y, delta, inlier)
+            gradients.append(g)
+            masses.append(mass)
+        l1, weighted, _, squares, inliers = sums
+        for g, mass, other, other_mass in (
+            (gradients[0], masses[0], x.V, masses[1]),
+            (gradients[1], masses[1], x.U, masses[0]),
+        ):
+            scales, basis = np.linalg.eigh(weighted_gram(other, other_mass))
+            floor = 4 * _EPS * max(x.rank, 1) * float(scales.max(initial=0.0))
+            scales = np.where(scales > floor, scales, 0.0)
+            z = g @ basis
+            scaled += float((divide(z, np.multiply.outer(mass, scales)) * z).sum())
+        values = x.singular_values()
+        cut = max(_RANK_CUT, float(np.finfo(x.dtype).eps) * max(x.shape))
+        rank = np.count_nonzero(values > cut * values[0]) if values.size else 0
+        return Certificate(
+            residual=math.sqrt(scaled / weighted) if weighted else math.sqrt(scaled),
+            kind="relative reweighted step",
+            objective=l1,
+            details={
+                "inlier_fraction": float(inliers) / obs.nnz,
+                "l1_value": float(l1),
+                "numerical_rank": float(rank),
+                "median_residual": median / self.value_size,
+                "huber_delta": delta,
+                "rmse": math.sqrt(squares / obs.total_weight),
+            },
+        )
+
+
+def _rank(value: Any, name: str, largest: int, alternative: str) -> int:
+    try:
+        rank = operator.index(value)
+    except TypeError:
+        rank = 0
+    if isinstance(value, (bool, np.bool_)) or not 1 <= rank <= largest:
+        raise ParameterError(
+            f"{name}={value!r}; expected an integer from 1 to min(shape) = {largest}{alternative}"
+        )
+    return rank
+
+
+def _sample(array: NDArray[Any]) -> NDArray[Any]:
+    """The array, or an evenly spaced part of a long one."""
+    step = 1 if array.size <= _SAMPLE else -(-array.size // (_SAMPLE // 2))
+    return array[::step]
+
+
+def _reweighted(
+    obs: Observations, x: LowRankMatrix, delta: float, inlier: float
+) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
+    """Gradients and weight sums of all rows, and the sums over the entries."""
+    own, other = np.ascontiguousarray(x.U), np.ascontiguousarray(x.V)
+    weights = or_empty(obs.weights, obs.dtype)
+    g, mass, sums = np.empty(x.U.shape), np.empty(x.shape[0]), np.zeros(5)
+    step = max(1, CHUNK // max(x.rank, 1))
+    for a in range(0, x.shape[0], step):
+        b = min(a + step, x.shape[0])
+        sums += kernels.reweighted_rows(
+            *(obs.indptr, obs.indices, obs.values, weights, a, b, own, other, delta, inlier),
+            *(g[a:b], mass[a:b]),
+        )
+    return g, mass, sums
