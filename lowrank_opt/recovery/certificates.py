@@ -205,8 +205,8 @@ def _fit(problem: MatrixCompletion, x: LowRankMatrix, weighted_square: float) ->
 def _subgradient_distance(problem: MatrixCompletion, x: LowRankMatrix) -> float:
     """Smallest ``sum g H^-1 g`` over the multipliers in [-1, 1] of the entries fitted exactly.
 
-    A convex quadratic in a box, by accelerated projected gradients: every iterate gives an upper
-    bound, the smallest is returned.
+    A convex quadratic in a box, by conjugate gradients when its free minimum lies inside, else by
+    accelerated projected gradients: every point gives an upper bound, the smallest is returned.
     """
     obs = problem.observations
     e = problem.residual(x)
@@ -246,6 +246,29 @@ def _subgradient_distance(problem: MatrixCompletion, x: LowRankMatrix) -> float:
     s = np.where(zero, e / (np.abs(e).max(where=zero, initial=0.0) or 1.0), np.sign(e))
     best, _ = value_and_slope(s, 1.0)
     if not zero.any():
+        return best
+    # Without the box: there are far more multipliers than equations, and their least-norm solution
+    # usually lies inside. Conjugate gradients from 0 converge to it.
+    free = np.where(zero, 0.0, np.sign(e))
+    r = np.where(zero, -value_and_slope(free, 1.0)[1], 0.0)
+    p, square = r, float(r @ r)
+    goal = 1e-24 * square
+    for _ in range(_L1_STEPS):
+        if square <= goal:
+            break
+        Ap = np.where(zero, value_and_slope(p, 0.0)[1], 0.0)
+        curvature = float(p @ Ap)
+        if curvature <= 0.0:
+            break
+        free = free + square / curvature * p
+        r = r - square / curvature * Ap
+        square, previous = float(r @ r), square
+        p = r + square / previous * p
+    inside = np.where(zero, np.clip(free, -1.0, 1.0), free)
+    value = value_and_slope(inside, 1.0)[0]
+    if value < best:
+        best, s = value, inside
+    if np.array_equal(inside, free) or best <= 1e-20 * problem.loss_at_zero:
         return best
     v = np.where(zero, 1.0 + 0.1 * np.cos(np.arange(obs.nnz)), 0.0)
     lipschitz = 0.0

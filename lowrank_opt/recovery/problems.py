@@ -815,8 +815,9 @@ class MatrixCompletion(Problem):
 
         *l1 loss*: an entry with ``|M - X|`` at most ``1e-6`` (8 eps in float32) of the mean size
         of ``M - offset`` counts as fitted exactly, and its sign may be any number in [-1, 1]:
-        g is the best over these, found by at most 200 accelerated projected-gradient steps (an
-        upper bound on the distance to the sub-differential).
+        g is the best over these, found by conjugate gradients and, where these leave [-1, 1], by
+        at most 200 accelerated projected-gradient steps (an upper bound on the distance to the
+        sub-differential).
 
         *Nuclear form*: relative duality gap. With :math:`R = w \circ (M - \mu - X)` on the
         observed entries, :math:`Y = sR` with the best :math:`0 \le s \le reg / \|R\|_2` is
