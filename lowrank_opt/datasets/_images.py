@@ -59,12 +59,15 @@ class ImageObservations:
         True where the pixel is observed.
     name : str
         Which image.
+    outliers : ndarray of the shape of the truth, bool
+        True where an observed value is salt or pepper.
     """
 
     observed: Array
     truth: Array
     mask: Array
     name: str
+    outliers: Array
 
     @property
     def color(self) -> bool:
@@ -155,6 +158,7 @@ def sample_image_observations(
     size: tuple[int, int] | None = None,
     kind: str = "pixels",
     noise: float = 0.0,
+    outlier_fraction: float = 0.0,
     dtype: Any = np.float64,
     random_state: Any = None,
 ) -> ImageObservations:
@@ -175,6 +179,9 @@ def sample_image_observations(
         Missing pixels at random, or along thin straight lines.
     noise : float, default=0.0
         Standard deviation of Gaussian noise on the observed pixels, whose range is [0, 1].
+    outlier_fraction : float, default=0.0
+        Share of the observed values (of each channel by itself) that are replaced by 0 or 1, with
+        equal chances: salt and pepper. In [0, 1].
     dtype : {float32, float64}, default=float64
         Type of the arrays.
     random_state : int, Generator or None, default=None
@@ -200,6 +207,10 @@ def sample_image_observations(
         raise ParameterError(f"kind is {kind!r}; expected 'pixels' or 'scratches'")
     if not noise >= 0.0:
         raise ParameterError(f"noise is {noise!r}; expected at least 0")
+    if not 0.0 <= outlier_fraction <= 1.0:
+        raise ParameterError(
+            f"outlier_fraction is {outlier_fraction!r}; expected a float in [0, 1]"
+        )
     try:
         from PIL import Image
     except ImportError as error:
@@ -234,5 +245,14 @@ def sample_image_observations(
     observed = truth.copy()
     if noise > 0:
         observed += (noise * disturbance.standard_normal(truth.shape)).astype(truth.dtype)
+    outliers = np.zeros(truth.shape, dtype=bool)
+    if outlier_fraction > 0:
+        seen = np.flatnonzero(
+            np.broadcast_to(mask.reshape(*mask.shape, *[1] * (truth.ndim - 2)), truth.shape)
+        )
+        count = round(outlier_fraction * seen.size)
+        bad = disturbance.choice(seen, count, replace=False)
+        outliers.flat[bad] = True
+        observed.flat[bad] = disturbance.integers(0, 2, count)
     observed[~mask] = np.nan
-    return ImageObservations(observed, truth, mask, name)
+    return ImageObservations(observed, truth, mask, name, outliers)

@@ -98,3 +98,25 @@ def test_missing_pillow_names_the_extra(monkeypatch):
     monkeypatch.setitem(sys.modules, "PIL", None)
     with pytest.raises(MissingDependencyError, match=r"pillow: pip install \"lowrank_opt\[plot\]"):
         sample_image_observations()
+
+
+@pytest.mark.parametrize("color", [False, True])
+def test_salt_and_pepper(color):
+    options = {"missing": 0.4, "color": color, "size": (60, 80), "random_state": 3}
+    clean = sample_image_observations("flower", **options)
+    dirty = sample_image_observations("flower", outlier_fraction=0.25, **options)
+    np.testing.assert_array_equal(dirty.mask, clean.mask)
+    assert not dirty.outliers[~dirty.mask].any()
+    seen = np.count_nonzero(~np.isnan(clean.observed))
+    assert dirty.outliers.sum() == round(0.25 * seen)
+    values = dirty.observed[dirty.outliers]
+    assert set(np.unique(values)) == {0.0, 1.0}
+    assert 0.4 < values.mean() < 0.6
+    np.testing.assert_array_equal(dirty.observed[~dirty.outliers], clean.observed[~dirty.outliers])
+    assert not clean.outliers.any()
+
+
+@pytest.mark.parametrize("fraction", [-0.1, 1.1])
+def test_share_of_outliers_out_of_range(fraction):
+    with pytest.raises(ParameterError, match=f"outlier_fraction is {fraction}"):
+        sample_image_observations("china", outlier_fraction=fraction)
