@@ -18,12 +18,17 @@ if TYPE_CHECKING:
 
     from lowrank_opt.recovery.problems import MatrixCompletion
 
-__all__ = ["best_columns", "fold_in", "fold_in_samples"]
+__all__ = ["best_columns", "fold_in", "fold_in_robust", "fold_in_samples"]
 
 # Scores held at once while columns are ranked: 32 MB in float64.
 _BLOCK = 1 << 22
 # Draws of a sampler that new rows are folded into.
 _DRAWS = 20
+# Robust regression of new rows: at most so many reweighted solves, the threshold falls by this
+# factor in each, and a row is done when its coefficients move by less than this part of their size.
+_SOLVES = 500
+_DECAY = 0.3
+_SETTLED = {4: 1e-6, 8: 1e-13}
 
 
 def fold_in(problem: MatrixCompletion, model: LowRankMatrix, rows: Observations) -> LowRankMatrix:
@@ -83,6 +88,94 @@ def fold_in(problem: MatrixCompletion, model: LowRankMatrix, rows: Observations)
     )
     row_bias = X[:, k].copy() if bias else None
     return LowRankMatrix(X[:, :k] * scale, model.V, model.offset, row_bias, model.col_bias)
+
+
+def fold_in_robust(V: NDArray[Any], rows: Observations, delta: float) -> NDArray[Any]:
+    r"""Solve for the coefficients of new rows, gross errors in them notwithstanding.
+
+    Parameters
+    ----------
+    V : ndarray of shape (n, k)
+        Column factor, float32 or float64.
+    rows : Observations
+        Observed entries of the new rows; n columns.
+    delta : float
+        Threshold of the Huber loss, positive: that of the fit.
+
+    Returns
+    -------
+    ndarray of shape (rows.shape[0], k)
+        Each row's minimiser of the weighted Huber loss of ``M_i - x V^T``; zero for rows without
+        observations. It does not depend on the other rows.
+
+    Notes
+    -----
+    Reweighted least squares from the least-squares solution, while the threshold falls from the
+    size of the row's largest error to `delta`: the problem is convex, so that the way there does
+    not matter. Cost: some ten to thirty times ``N·k²`` flops for N entries.
+    """
+    if rows.shape[1] != len(V):
+        raise ProblemError(
+            f"X has {rows.shape[1]} columns, the model has {len(V)}; give the same columns"
+        )
+    dtype, k = V.dtype, V.shape[1]
+    # In an orthonormal basis, so that rows with too few entries get the shortest solution.
+    left, scales, turn = np.linalg.svd(V.astype(np.float64), full_matrices=False)
+    keep = scales > np.finfo(dtype).eps * max(V.shape) * scales.max(initial=0.0)
+    rank = int(np.count_nonzero(keep))
+    out = np.zeros((rows.shape[0], rank), dtype)
+    if rank:
+        _reweighted(out, kernels.pad_factor(left[:, keep].astype(dtype)), rows, delta)
+    back = (turn[keep] / scales[keep, None]).astype(dtype)
+    return out @ back if k else np.zeros((rows.shape[0], 0), dtype)
+
+
+def _reweighted(out: NDArray[Any], F: NDArray[Any], rows: Observations, delta: float) -> None:
+    """Fill `out` with the coefficients of each row in the basis `F`."""
+    dtype, k = out.dtype, out.shape[1]
+    active = np.flatnonzero(rows.row_counts)
+    indptr, indices = rows.indptr, rows.indices
+    values = rows.values.astype(dtype, copy=False)
+    weights = None if rows.weights is None else rows.weights.astype(dtype, copy=False)
+    indptr, indices, values, weights = _take(active, indptr, indices, values, weights)
+    X = kernels.pad_factor(np.zeros((active.size, k), dtype))
+    options = {"rank": k, "n_threads": None}
+    kernels.solve_rows(indptr, indices, values, F, X, ridge=0.0, weights=weights, **options)
+    errors = np.abs(kernels.residuals(indptr, indices, values, F, X, **options)[0])
+    threshold = np.maximum.reduceat(errors, indptr[:-1]) if active.size else errors
+    settled = _SETTLED[dtype.itemsize]
+    for _ in range(_SOLVES):
+        if not active.size:
+            return
+        threshold = np.maximum(_DECAY * threshold, dtype.type(delta))
+        # The weights of a row are relative to its largest.
+        entry_threshold = np.repeat(threshold, np.diff(indptr))
+        least = np.repeat(np.minimum.reduceat(errors, indptr[:-1]), np.diff(indptr))
+        w = np.maximum(entry_threshold, least) / np.maximum(entry_threshold, errors)
+        before = X.copy()
+        kernels.solve_rows(
+            indptr, indices, values, F, X, ridge=0.0,
+            weights=w if weights is None else w * weights, **options,
+        )  # fmt: skip
+        step = np.abs(X - before).max(axis=1)
+        done = (threshold <= delta) & (step <= settled * np.abs(X).max(axis=1))
+        out[active] = X[:, :k]
+        if done.any():
+            left = np.flatnonzero(~done)
+            active, threshold = active[left], threshold[left]
+            indptr, indices, values, weights = _take(left, indptr, indices, values, weights)
+            X = kernels.pad_factor(np.ascontiguousarray(X[left, :k]))
+        errors = np.abs(kernels.residuals(indptr, indices, values, F, X, **options)[0])
+
+
+def _take(
+    rows: NDArray[Any], indptr: NDArray[Any], *arrays: NDArray[Any] | None
+) -> tuple[Any, ...]:
+    """Return the compressed rows `rows` of arrays with one item an entry."""
+    counts = np.diff(indptr)[rows]
+    new = np.concatenate([[0], np.cumsum(counts)])
+    entries = np.arange(new[-1]) + np.repeat(indptr[rows] - new[:-1], counts)
+    return new, *(None if a is None else a[entries] for a in arrays)
 
 
 def _implicit(
