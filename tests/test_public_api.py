@@ -23,8 +23,8 @@ PUBLIC = {
         AccuracyWarning Armijo Backend BarzilaiBorwein Certificate Checkpoint
         CheckpointError Constant ConvergenceWarning did_you_mean EfficiencyWarning
         ExperimentalWarning Geometric HasBlocks HasCertificate HasEqualityConstraints
-        HasFiniteSum HasGradient HasMonotoneOperator HasObjective HasObservations
-        HasProx History instantiate Interval LinearDecay LowRankOptError make_rng
+        HasFiniteSum HasGradient HasMeasurements HasMonotoneOperator HasObjective
+        HasObservations HasProx History instantiate Interval LinearDecay LowRankOptError make_rng
         MissingDependencyError ParameterError Parameters Polyak PowerDecay Problem
         ProblemError ProblemTypeError Progress register_kernels register_serializable
         register_solvers registered_solvers Result solve Solver solver_class

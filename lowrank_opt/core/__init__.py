@@ -43,6 +43,7 @@ __all__, __getattr__, __dir__ = lazy_names(
             "HasEqualityConstraints",
             "HasFiniteSum",
             "HasGradient",
+            "HasMeasurements",
             "HasMonotoneOperator",
             "HasObjective",
             "HasObservations",

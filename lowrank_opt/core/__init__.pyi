@@ -31,6 +31,7 @@ from lowrank_opt.core.protocols import HasCertificate as HasCertificate
 from lowrank_opt.core.protocols import HasEqualityConstraints as HasEqualityConstraints
 from lowrank_opt.core.protocols import HasFiniteSum as HasFiniteSum
 from lowrank_opt.core.protocols import HasGradient as HasGradient
+from lowrank_opt.core.protocols import HasMeasurements as HasMeasurements
 from lowrank_opt.core.protocols import HasMonotoneOperator as HasMonotoneOperator
 from lowrank_opt.core.protocols import HasObjective as HasObjective
 from lowrank_opt.core.protocols import HasObservations as HasObservations

@@ -18,6 +18,7 @@ __all__ = [
     "HasEqualityConstraints",
     "HasFiniteSum",
     "HasGradient",
+    "HasMeasurements",
     "HasMonotoneOperator",
     "HasObjective",
     "HasObservations",
@@ -93,3 +94,19 @@ class HasObservations(Protocol):
 
     @property
     def observations(self) -> Any: ...
+
+
+@runtime_checkable
+class HasMeasurements(Protocol):
+    """``measurements`` of a matrix, an operator whose values should be ``targets``.
+
+    The operator has ``apply``, ``adjoint`` and ``linearize`` on points given as factors;
+    ``symmetric`` says whether both factors are one.
+    """
+
+    symmetric: bool
+
+    @property
+    def measurements(self) -> Any: ...
+    @property
+    def targets(self) -> Any: ...
