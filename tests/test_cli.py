@@ -112,8 +112,9 @@ def test_interrupt_exits_with_130(experiment, tmp_path, capsys):
     assert "interrupted" in capsys.readouterr().err
 
 
-def test_bench_runs_the_script_of_the_family(monkeypatch, tmp_path):
-    folder = tmp_path / "benchmarks" / "recovery"
+@pytest.mark.parametrize("family", ["recovery", "robust_recovery"])
+def test_bench_runs_the_script_of_the_family(monkeypatch, tmp_path, family):
+    folder = tmp_path / "benchmarks" / family
     folder.mkdir(parents=True)
     (folder / "run.py").write_text(
         "import pathlib, sys\n"
@@ -121,7 +122,7 @@ def test_bench_runs_the_script_of_the_family(monkeypatch, tmp_path):
         "sys.exit(7)\n"
     )
     monkeypatch.chdir(tmp_path)
-    assert cli.main(["bench", "recovery", "--full", "x"]) == 7
+    assert cli.main(["bench", family, "--full", "x"]) == 7
     assert (tmp_path / "seen").read_text() == "--full x"
 
 

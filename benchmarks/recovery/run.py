@@ -12,7 +12,6 @@ import argparse
 import contextlib
 import json
 import os
-import platform
 import statistics
 import subprocess
 import sys
@@ -22,12 +21,13 @@ from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
 WORKER = HERE / "benchmark_utils" / "worker.py"
-sys.path.insert(0, str(HERE))
+sys.path[:0] = [str(HERE), str(HERE.parent)]
 with contextlib.suppress(ImportError):
     import lowrank_opt  # noqa: F401  (installed)
 sys.path.append(str(HERE.parents[1]))  # otherwise the checkout that holds this file
 
-from benchmark_utils import measure, report  # noqa: E402
+import harness  # noqa: E402
+from benchmark_utils import report  # noqa: E402
 from benchmark_utils.data import DESCRIPTIONS  # noqa: E402
 from benchmark_utils.systems import SYSTEMS, unavailable  # noqa: E402
 
@@ -229,19 +229,7 @@ def run_job(job: dict) -> dict:
     """Run one job in a process of its own; a failure becomes part of the results."""
     if job["measure"] == "cold":
         return {"job": job, **cold_start(job["system"])}
-    command = [sys.executable, str(WORKER), json.dumps(job)]
-    start = time.perf_counter()
-    done = subprocess.run(
-        command, env=environment(job["parameters"].get("threads", 1)), capture_output=True,
-        text=True, check=False, timeout=1800,
-    )  # fmt: skip
-    answer: dict = {"job": job, "wall": time.perf_counter() - start}
-    if done.returncode == 0:
-        answer.update(json.loads(done.stdout.strip().splitlines()[-1]))
-    else:
-        lines = (done.stderr.strip() or f"exit status {done.returncode}").splitlines()
-        answer["error"] = lines[-1]
-    return answer
+    return harness.run_worker(WORKER, job, environment(job["parameters"].get("threads", 1)))
 
 
 # The first solve of a fresh process, import included; the last line is what the process saw.
@@ -304,47 +292,11 @@ def cold_start(name: str) -> dict:
     return {
         "answer": {
             "empty_cache": first,
-            "wall": measure.quartiles([run["wall"] for run in later]),
-            "inside": measure.quartiles([run["inside"] for run in later]),
+            "wall": harness.quartiles([run["wall"] for run in later]),
+            "inside": harness.quartiles([run["inside"] for run in later]),
             "loaded": later[-1]["loaded"],
             "compiled": max(run["compiled"] for run in later),
         }
-    }
-
-
-def machine() -> dict:
-    """Describe the machine, the interpreter and the state of the checkout."""
-    model, flags = platform.processor(), ""
-    with contextlib.suppress(OSError):
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
-            if line.startswith("model name"):
-                model = line.split(":", 1)[1].strip()
-            if line.startswith("flags"):
-                flags = line
-    memory = ""
-    with contextlib.suppress(OSError):
-        memory = Path("/proc/meminfo").read_text().splitlines()[0].split(":")[1].strip()
-    commit = subprocess.run(
-        ["git", "-C", str(HERE), "describe", "--always", "--dirty"], capture_output=True, text=True,
-        check=False,
-    ).stdout.strip()  # fmt: skip
-    import numpy
-    import scipy
-    from threadpoolctl import threadpool_info
-
-    blas = sorted({f"{i['internal_api']} {i['version']}" for i in threadpool_info()})
-    return {
-        "cpu": model,
-        "vector": next((v for v in ("avx512f", "avx2", "sse2") if v in flags.split()), "unknown"),
-        "cores": len(os.sched_getaffinity(0)),
-        "memory": memory,
-        "system": platform.platform(),
-        "python": platform.python_version(),
-        "numpy": numpy.__version__,
-        "scipy": scipy.__version__,
-        "blas": ", ".join(blas),
-        "commit": commit,
-        "date": time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime()),
     }
 
 
@@ -403,7 +355,7 @@ def main() -> int:
             load.append(os.getloadavg()[0])
         sections = {job["section"] for job in jobs}
         results["runs"] = [r for r in results["runs"] if r["job"]["section"] not in sections] + runs
-        results["machine"] = machine()
+        results["machine"] = harness.machine(HERE)
         results["versions"] = {
             cls.package: cls.version() for name, cls in SYSTEMS.items() if not reasons[name]
         }

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 
+from harness import heading, seconds, table, verdict
+
 __all__ = ["markdown"]
 
 # Two errors closer than this count as the same quality.
@@ -19,21 +21,6 @@ def _runs(results, section, **match):
         values = {**job, **job.get("parameters", {})}
         if all(values.get(name) == value for name, value in match.items()):
             yield run
-
-
-def _table(head, rows):
-    lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
-    lines += ["| " + " | ".join(str(c) for c in row) + " |" for row in rows]
-    return [*lines, ""]
-
-
-def _seconds(stats):
-    if stats is None:
-        return "–"
-    text = f"{stats['median']:.3g}"
-    if stats["n"] > 1:
-        text += f" ({stats['q1']:.3g}–{stats['q3']:.3g})"
-    return text
 
 
 def _case(run):
@@ -77,20 +64,13 @@ def _curves(results, data="S"):
     }
 
 
-def _verdict(measured, goal, at_most=False):
-    if measured is None:
-        return "not measured"
-    good = measured <= goal if at_most else measured >= goal
-    return "met" if good else "**missed**"
-
-
 def _targets(results):
     rows = []
 
     def row(what, goal, measured, text=None, at_most=False):
         shown = "–" if measured is None else text or f"{measured:.3g}"
         sign = "≤" if at_most else "≥"
-        rows.append((what, f"{sign} {goal:g}", shown, _verdict(measured, goal, at_most)))
+        rows.append((what, f"{sign} {goal:g}", shown, verdict(measured, goal, at_most)))
 
     cases = _sweep_cases(results)
     for key in cases:
@@ -253,7 +233,6 @@ def _lost(results):
 
 def markdown(results) -> str:
     """Write the report."""
-    m = results.get("machine", {})
     out = [
         "# Matrix completion against its peers: quick configuration",
         "",
@@ -263,22 +242,9 @@ def markdown(results) -> str:
         "except under *Cold start*. Errors are computed in float64 by one code for all systems.",
         "",
     ]
-    out += _table(("machine", ""), m.items())
-    out += _table(("system", "version"), results.get("versions", {}).items())
-    for name, reason in results.get("missing", {}).items():
-        out.append(f"- not run: {name} ({reason})")
-    for name, note in results.get("notes", {}).items():
-        out.append(f"- {name}: {note}")
-    load = results.get("load", {})
-    if load:
-        out.append(
-            f"- load average while measuring: {load['first']:.1f} at the start, "
-            f"{load['median']:.1f} median, {load['max']:.1f} highest"
-        )
-    out += ["", "Data sets:", ""]
-    out += [f"- **{name}**: {text}" for name, text in results.get("data", {}).items()]
-    out += ["", "## Targets", ""]
-    out += _table(("what", "goal", "measured", ""), _targets(results))
+    out += heading(results)
+    out += ["## Targets", ""]
+    out += table(("what", "goal", "measured", ""), _targets(results))
     out += ["## Cases lost to a peer", ""]
     out += [f"- {line}" for line in _lost(results)] or ["None in this run."]
 
@@ -297,8 +263,7 @@ def markdown(results) -> str:
     for key, found in cases.items():
         data, dtype, biases, threads, rank = key
         cells = [
-            ("≤ " if found.get(s, {}).get("bound") else "") + _seconds(found.get(s))
-            for s in systems
+            ("≤ " if found.get(s, {}).get("bound") else "") + seconds(found.get(s)) for s in systems
         ]
         ratios = [
             _ratio(cases, key, "cmfrec Cholesky", ["ours exact"]),
@@ -308,7 +273,7 @@ def markdown(results) -> str:
         cells += ["–" if r is None else f"{r:.1f}" for r in ratios]
         rows.append((data, dtype, "yes" if biases else "no", threads, rank, *cells))
     ratios = ("Cholesky / exact", "CG / exact", "CG / better")
-    out += _table(("data", "type", "biases", "threads", "k", *systems, *ratios), rows)
+    out += table(("data", "type", "biases", "threads", "k", *systems, *ratios), rows)
 
     out += ["## Error against time", "", "Every point is a fit from scratch, set-up included.", ""]
     for data in dict.fromkeys(r["job"]["data"] for r in _runs(results, "curves")):
@@ -328,13 +293,13 @@ def markdown(results) -> str:
                 )
             )  # fmt: skip
         head = (f"{data}: system", "k", "ridge", "best validation RMSE", "its test RMSE")
-        out += _table((*head, *(f"s to {level:.4f}" for level in levels)), rows)
+        out += table((*head, *(f"s to {level:.4f}" for level in levels)), rows)
 
     rates = _updates(results)
     if rates:
         out += ["## Million rating updates per second and core, k=50, float32", ""]
         names = list(dict.fromkeys(s for r in rates.values() for s in r))
-        out += _table(
+        out += table(
             ("data", "threads", *names),
             [
                 (*key, *(f"{r[s]:.0f}" if s in r else "–" for s in names))
@@ -350,13 +315,13 @@ def markdown(results) -> str:
             "refitted on training and validation, graded once on the test part.",
             "",
         ]
-        out += _table(
+        out += table(
             ("system", "settings tried", "best", "validation", "test RMSE", "s of the fit"),
             [
                 (
                     r["job"]["system"], r["answer"]["settings"], r["answer"]["best"],
                     f"{r['answer']['valid']:.4f}", f"{r['answer']['test']:.4f}",
-                    _seconds(r["answer"]["seconds"]),
+                    seconds(r["answer"]["seconds"]),
                 )
                 for r in found
             ],
@@ -370,7 +335,7 @@ def markdown(results) -> str:
             "input loaded; *traced*: highest sum of allocations (tracemalloc).",
             "",
         ]
-        out += _table(
+        out += table(
             ("system", "how", "MB", "over CSR + CSC + factors"),
             [
                 (
@@ -394,19 +359,19 @@ def markdown(results) -> str:
             a = r["answer"]
             rows.append(
                 (
-                    r["job"]["system"], f"{a['empty_cache']['wall']:.2f}", _seconds(a["wall"]),
-                    _seconds(a["inside"]), a["loaded"], a["compiled"],
+                    r["job"]["system"], f"{a['empty_cache']['wall']:.2f}", seconds(a["wall"]),
+                    seconds(a["inside"]), a["loaded"], a["compiled"],
                 )
             )  # fmt: skip
-        out += _table(
+        out += table(
             ("system", "empty kernel cache, s", "warm cache, s", "of it after interpreter start",
              "kernels loaded", "compiled"), rows,
         )  # fmt: skip
     for run in _runs(results, "slope"):
         out += ["## CG: seconds per sweep against rank", "", "N = 2e6, N/(nk) = 2.5, float32.", ""]
-        out += _table(
+        out += table(
             ("k", "rows = columns", "s"),
-            [(r["rank"], r["side"], _seconds(r["sweep"])) for r in run["answer"]],
+            [(r["rank"], r["side"], seconds(r["sweep"])) for r in run["answer"]],
         )
     found = list(_runs(results, "nuclear"))
     if found:
@@ -420,14 +385,14 @@ def markdown(results) -> str:
             (
                 r["job"]["system"],
                 p["n"],
-                _seconds(p["seconds"]),
+                seconds(p["seconds"]),
                 f"{p['gap']:.1e}",
                 f"{p['psnr']:.2f}",
             )
             for r in found
             for p in r["answer"]
         ]
-        out += _table(("system", "iterations", "s", "relative gap", "PSNR, missing pixels"), rows)
+        out += table(("system", "iterations", "s", "relative gap", "PSNR, missing pixels"), rows)
     failed = [r for r in results["runs"] if "error" in r and "answer" not in r]
     if failed:
         out += ["## Failed", ""]

@@ -11,7 +11,6 @@ from __future__ import annotations
 import contextlib
 import importlib.metadata
 import io
-import os
 from typing import Any, ClassVar
 
 import numpy as np
@@ -392,10 +391,3 @@ def unavailable(name: str) -> str | None:
     except Exception as error:
         return f"{type(error).__name__}: {error}"
     return None
-
-
-def pin(threads: int) -> None:
-    """Keep the process on as many cores as it has threads."""
-    if hasattr(os, "sched_setaffinity"):
-        cores = sorted(os.sched_getaffinity(0))
-        os.sched_setaffinity(0, cores[-threads:])

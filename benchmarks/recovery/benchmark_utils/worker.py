@@ -11,9 +11,12 @@ from pathlib import Path
 
 import numpy as np
 
+sys.path.insert(0, str(Path(__file__).parents[2]))
 sys.path.insert(0, str(Path(__file__).parents[1]))
-from benchmark_utils import data, measure
-from benchmark_utils.systems import SYSTEMS, pin
+import harness
+
+from benchmark_utils import data
+from benchmark_utils.systems import SYSTEMS
 
 
 def _system(job, **changes):
@@ -47,18 +50,18 @@ def sweeps(job, split):
         whole: list[float] = []
 
         def once(system=system, whole=whole):
-            long = measure.timed(system.fit, many)
+            long = harness.timed(system.fit, many)
             whole.append(long)
-            return (long - measure.timed(system.fit, few)) / (many - few)
+            return (long - harness.timed(system.fit, few)) / (many - few)
 
-        seconds = measure.repeat(
+        seconds = harness.repeat(
             once, repetitions=job.get("repetitions", 5), budget=job.get("budget", 15.0)
         )
         rows.append(
             {
                 "rank": rank,
-                "sweep": measure.quartiles(seconds),
-                "fit": measure.quartiles(whole),
+                "sweep": harness.quartiles(seconds),
+                "fit": harness.quartiles(whole),
                 "fit_sweeps": many,
                 "entries": len(split.train[2]),
             }
@@ -72,7 +75,7 @@ def single_fit(job, split):
     for rank in job["ranks"]:
         system = _system(job, rank=rank)
         system.prepare(split.train, split.shape)
-        rows.append({"rank": rank, "fit": measure.quartiles([measure.timed(system.fit, 1)])})
+        rows.append({"rank": rank, "fit": harness.quartiles([harness.timed(system.fit, 1)])})
     return rows
 
 
@@ -82,12 +85,12 @@ def curve(job, split):
     system.prepare(split.train, split.shape)
     points = []
     for n in job["counts"]:
-        seconds = measure.repeat(
-            lambda n=n: measure.timed(system.fit, n),
+        seconds = harness.repeat(
+            lambda n=n: harness.timed(system.fit, n),
             repetitions=job.get("repetitions", 3),
             budget=job.get("budget", 6.0),
         )
-        point = {"n": n, "seconds": measure.quartiles(seconds)}
+        point = {"n": n, "seconds": harness.quartiles(seconds)}
         point["valid"], point["test"] = (_grade(system, e) for e in (split.valid, split.test))
         points.append(point)
     return points
@@ -112,15 +115,15 @@ def search(job, split):
     system = _system(job, **setting)
     merged = split.merged()
     system.prepare(merged.train, merged.shape)
-    seconds = measure.repeat(
-        lambda: measure.timed(system.fit, n), repetitions=job.get("repetitions", 3), budget=10.0
+    seconds = harness.repeat(
+        lambda: harness.timed(system.fit, n), repetitions=job.get("repetitions", 3), budget=10.0
     )
     return {
         "settings": tried,
         "best": {**setting, "n": n},
         "valid": error,
         "test": _grade(system, split.test),
-        "seconds": measure.quartiles(seconds),
+        "seconds": harness.quartiles(seconds),
         "search_seconds": search_seconds,
     }
 
@@ -136,7 +139,7 @@ def memory(job, split):
         peak = tracemalloc.get_traced_memory()[1]
         tracemalloc.stop()
     else:
-        peak = measure.peak_memory(lambda: system.fit(n))
+        peak = harness.peak_memory(lambda: system.fit(n))
     size = system.dtype.itemsize
     entries = len(split.train[2])
     m, n_cols = split.shape
@@ -159,10 +162,10 @@ def slope(job, split):
         system.prepare((entries.rows, entries.cols, entries.values), entries.shape)
 
         def once(system=system):
-            return (measure.timed(system.fit, 3) - measure.timed(system.fit, 1)) / 2
+            return (harness.timed(system.fit, 3) - harness.timed(system.fit, 1)) / 2
 
-        seconds = measure.repeat(once, repetitions=3, budget=12.0)
-        rows.append({"rank": rank, "side": side, "sweep": measure.quartiles(seconds)})
+        seconds = harness.repeat(once, repetitions=3, budget=12.0)
+        rows.append({"rank": rank, "side": side, "sweep": harness.quartiles(seconds)})
     return rows
 
 
@@ -182,14 +185,14 @@ def gap(job, split):
     )
     points = []
     for n in job["counts"]:
-        seconds = measure.repeat(lambda n=n: measure.timed(system.fit, n), budget=4.0)
+        seconds = harness.repeat(lambda n=n: harness.timed(system.fit, n), budget=4.0)
         U, V, offset, *_ = system.factors()
         certificate = problem.certificate(LowRankMatrix(U, V, offset))
         estimate = U.astype(np.float64) @ V.T + offset
         points.append(
             {
                 "n": n,
-                "seconds": measure.quartiles(seconds),
+                "seconds": harness.quartiles(seconds),
                 "gap": certificate.residual,
                 "psnr": image.psnr(estimate, missing_only=True),
             }
@@ -199,7 +202,7 @@ def gap(job, split):
 
 def main() -> None:
     job = json.loads(sys.argv[1])
-    pin(job.get("parameters", {}).get("threads", 1))
+    harness.pin(job.get("parameters", {}).get("threads", 1))
     warnings.simplefilter("ignore")
     split = data.load(job["data"]) if job.get("data") else None
     start = time.perf_counter()
