@@ -296,6 +296,24 @@ class LowRankPlusSparse(Problem):
         median = float(np.median(abs_errors)) if abs_errors.size else 0.0
         return max(_HUBER * median, float(np.finfo(self.dtype).eps) * self.value_size)
 
+    def inlier_bound(self, x: LowRankMatrix, abs_errors: NDArray[Any]) -> float:
+        """Size up to which an error counts as noise.
+
+        Parameters
+        ----------
+        x : LowRankMatrix
+            The point.
+        abs_errors : ndarray
+            Absolute errors of (a sample of) the observed entries there.
+
+        Returns
+        -------
+        float
+            ``3 · 1.4826 · median``, and a few roundings of the data and of `x`.
+        """
+        rounding = 32.0 * max(float(np.finfo(t).eps) for t in (x.dtype, self.dtype))
+        return _INLIER * float(np.median(abs_errors)) + rounding * self.value_size
+
     # -- oracles --------------------------------------------------------------------------------
 
     def point(self, x: Any) -> LowRankMatrix:
@@ -399,7 +417,7 @@ class LowRankPlusSparse(Problem):
         """
         x = self.point(x)
         e = self._residual(x)
-        bound = self._inlier_bound(x, np.abs(_sample(e))) if threshold is None else threshold
+        bound = self.inlier_bound(x, np.abs(_sample(e))) if threshold is None else threshold
         keep = np.abs(e) > bound
         obs = self.observations
         # Positions of the kept entries inside the compressed rows.
@@ -495,15 +513,11 @@ class LowRankPlusSparse(Problem):
         )
         return out
 
-    def _inlier_bound(self, x: LowRankMatrix, sizes: NDArray[np.float64]) -> float:
-        rounding = 32.0 * max(float(np.finfo(t).eps) for t in (x.dtype, self.dtype))
-        return _INLIER * float(np.median(sizes)) + rounding * self.value_size
-
     def _grade(self, x: LowRankMatrix) -> Certificate:
         obs = self.observations
         sizes = np.abs(_sample(self._residual(x)))
         median = float(np.median(sizes))
-        delta, inlier = self.robust_scale(sizes), self._inlier_bound(x, sizes)
+        delta, inlier = self.robust_scale(sizes), self.inlier_bound(x, sizes)
         del sizes
         scaled = weighted = 0.0
         gradients, masses = [], []
