@@ -1,0 +1,311 @@
+"""What first-order methods of matrix sensing share: scale, spectral start, residual, gap."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+import scipy.sparse as sp
+
+from lowrank_opt.numerics import randomized_svd
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+__all__ = [
+    "Spectrum",
+    "describe",
+    "gap_rank",
+    "mean_square",
+    "relative_step",
+    "robust_size",
+    "samples_entries",
+    "spectrum",
+    "truncate_at_gap",
+]
+
+# Median of the size of a standard normal number.
+_NORMAL_MEDIAN = 0.6745
+# Huber's constant times the factor that makes a median deviation a standard deviation.
+_HUBER = 1.345 * 1.4826
+# Up to this side, or from this part of the side on, a full decomposition is as fast.
+_DENSE_SIDE, _DENSE_PART = 256, 0.25
+_SKETCH = 8
+_OVERSAMPLES = 10
+
+
+class Spectrum(NamedTuple):
+    """Leading singular triplets of a matrix, or the positive eigenpairs of a symmetric one.
+
+    Parameters
+    ----------
+    values : ndarray of shape (k,), float64
+        Descending; zeros for directions that a symmetric matrix has not.
+    left : ndarray of shape (m, k)
+        Orthonormal columns.
+    right : ndarray of shape (n, k)
+        Orthonormal columns; `left` itself for symmetric matrices.
+    """
+
+    values: NDArray[np.float64]
+    left: NDArray[Any]
+    right: NDArray[Any]
+
+
+def spectrum(Z: Any, k: int, symmetric: bool, seed: int = 0) -> Spectrum:
+    """Leading `k` singular triplets, or eigenpairs of the symmetric part.
+
+    Parameters
+    ----------
+    Z : ndarray, sparse array or linear operator of shape (m, n)
+        What ``adjoint`` of a measurement operator returns.
+    k : int
+        At most min(m, n).
+    symmetric : bool
+        Whether to decompose ``(Z + Zᵀ) / 2``, and to set negative eigenvalues to 0.
+    seed : int, default=0
+        Of the random start of the subspace iteration on large matrices.
+
+    Returns
+    -------
+    Spectrum
+        In the dtype of `Z`.
+    """
+    side = min(Z.shape)
+    dense = side <= _DENSE_SIDE or k >= _DENSE_PART * side
+    if dense:
+        A = Z if isinstance(Z, np.ndarray) else Z.toarray() if sp.issparse(Z) else None
+        if A is None:
+            A = Z @ np.eye(Z.shape[1], dtype=Z.dtype)
+        dtype = A.dtype
+        if symmetric:
+            values, vectors = np.linalg.eigh((A + A.T) / 2)
+            left = np.ascontiguousarray(vectors[:, ::-1][:, :k])
+            return Spectrum(np.maximum(values[::-1][:k], 0.0).astype(np.float64), left, left)
+        U, s, Vt = np.linalg.svd(A, full_matrices=False)
+        return _contiguous(U[:, :k], s[:k], Vt[:k], dtype)
+    if not symmetric:
+        return _contiguous(*randomized_svd(Z, k, random_state=seed), Z.dtype)
+    # Rayleigh-Ritz in the range of the leading directions of either sign.
+    S = sp.linalg.LinearOperator(
+        Z.shape,
+        matvec=lambda v: (Z @ v + Z.T @ v) / 2,
+        matmat=lambda V: (Z @ V + Z.T @ V) / 2,
+        rmatmat=lambda V: (Z @ V + Z.T @ V) / 2,
+        dtype=Z.dtype,
+    )
+    basis = randomized_svd(S, min(k + _OVERSAMPLES, side), random_state=seed).U
+    values, turn = np.linalg.eigh(basis.T @ S.matmat(basis))
+    left = np.ascontiguousarray(basis @ turn[:, ::-1][:, :k])
+    return Spectrum(np.maximum(values[::-1][:k], 0.0).astype(np.float64), left, left)
+
+
+def _contiguous(U: Any, s: Any, Vt: Any, dtype: Any) -> Spectrum:
+    return Spectrum(
+        s.astype(np.float64), np.ascontiguousarray(U, dtype), np.ascontiguousarray(Vt.T, dtype)
+    )
+
+
+def mean_square(operator: Any) -> float:
+    """Mean square c of an entry of the measurement matrices: ``|A(X)|²/N ~ c |X|_F²``.
+
+    Exact in expectation over the factors of a random matrix, of which one with a fixed seed is
+    measured; some per cent off.
+
+    Parameters
+    ----------
+    operator : object
+        With ``shape``, ``dtype`` and ``apply``.
+
+    Returns
+    -------
+    float
+
+    Notes
+    -----
+    Cost: one application of the operator to a matrix of rank 8.
+    """
+    rng = np.random.default_rng(7)
+    m, n = operator.shape
+    U, V = (rng.standard_normal((side, _SKETCH)) for side in (m, n))
+    measured = operator.apply(U.astype(operator.dtype), V.astype(operator.dtype))
+    square = float(np.einsum("ab,ab->", U.T @ U, V.T @ V))
+    return float(np.mean(np.square(measured, dtype=np.float64))) / square
+
+
+def samples_entries(operator: Any) -> bool:
+    """Whether the measurements are entries of the matrix: every one sees one row and column."""
+    return getattr(operator, "observations", None) is not None
+
+
+def robust_size(targets: NDArray[Any], mean_square: float) -> float:
+    """``median|y| / (0.6745 sqrt(c))``: the Frobenius norm of X when ``y = A(X)`` is normal.
+
+    Parameters
+    ----------
+    targets : ndarray of shape (N,)
+        Measurements.
+    mean_square : float
+        See `mean_square`.
+
+    Returns
+    -------
+    float
+        Positive unless all targets are 0: where more than half of them are, their mean size
+        stands in.
+    """
+    sizes = np.abs(targets)
+    median = float(np.median(sizes)) or float(np.mean(sizes, dtype=np.float64))
+    return median / (_NORMAL_MEDIAN * math.sqrt(mean_square)) if mean_square else 0.0
+
+
+def relative_step(problem: Any, U: NDArray[Any], V: NDArray[Any], c: float) -> float:
+    r"""Residual of a sensing problem: the relative size of a (reweighted) Gauss-Newton step.
+
+    Parameters
+    ----------
+    problem : Problem
+        With `measurements`, `targets`, `symmetric` and `loss`.
+    U, V : ndarray of shape (m, k) and (n, k)
+        Factors; the same array in a symmetric problem.
+    c : float
+        Mean square of an entry of the measurement matrices; not used for sampled entries.
+
+    Returns
+    -------
+    float
+        See the certificate of the problem, of which this is the solvers' own computation.
+
+    Notes
+    -----
+    Cost: two passes over the data.
+    """
+    operator, y, symmetric = problem.measurements, problem.targets, problem.symmetric
+    e = operator.apply(U, V) - y
+    weights = getattr(operator, "weights", None)
+    if problem.loss == "l1":
+        sizes = np.abs(e)
+        floor = float(np.finfo(e.dtype).eps) * _median(np.abs(y))
+        delta = max(_HUBER * _median(sizes), floor)
+        factor = np.minimum(1.0, delta / np.maximum(sizes, delta or 1.0))
+        w = factor if weights is None else factor * weights
+    else:
+        w = np.ones(e.size, e.dtype) if weights is None else weights
+    total = float(np.sum(w, dtype=np.float64))
+    scale = float(np.sum(w * np.square(y, dtype=np.float64)))
+    Z = operator.adjoint(w * e)
+    left, right = Z @ V, Z.T @ U
+    if symmetric:
+        left = right = (left + right) / 2
+    if not samples_entries(operator):
+        # Every measurement sees all rows and columns: H_i = c sum(w) V'V for each i.
+        mass, ones = total * c, np.ones(1)
+        square = _scaled_square(left, mass * ones, V, ones, 1.0)
+        square += _scaled_square(right, mass * ones, U, ones, 1.0)
+    else:
+        W = operator.adjoint(w)
+        rows, cols = (np.asarray(W.sum(axis=a), np.float64).ravel() for a in (1, 0))
+        square = _scaled_square(left, rows, V, cols, total)
+        square += _scaled_square(right, cols, U, rows, total)
+    return math.sqrt(square / scale) if scale else math.sqrt(square)
+
+
+def _scaled_square(
+    g: NDArray[Any],
+    masses: NDArray[np.float64],
+    other: NDArray[Any],
+    other_masses: NDArray[np.float64],
+    total: float,
+) -> float:
+    """Sum of ``g_i' H_i^-1 g_i``, ``H_i = masses_i / total * sum_j other_masses_j v_j v_j'``."""
+    F = other.astype(np.float64)
+    gram = (F * other_masses[:, None]).T @ F / total
+    values, basis = np.linalg.eigh(gram)
+    floor = 4 * np.finfo(np.float64).eps * values.size * max(float(values.max(initial=0.0)), 0.0)
+    keep = values > floor
+    z = ((g @ basis[:, keep]) ** 2 / values[keep]).sum(axis=1)
+    return float(np.divide(z, masses, out=np.zeros_like(z), where=masses > 0).sum())
+
+
+def _median(sizes: NDArray[Any]) -> float:
+    return float(np.median(sizes)) if sizes.size else 0.0
+
+
+def truncate_at_gap(
+    U: NDArray[Any], V: NDArray[Any], alpha: float
+) -> tuple[NDArray[Any], NDArray[Any]]:
+    r"""Drop the directions that a small start has left near its own level.
+
+    With singular values :math:`s_1 \ge s_2 \ge \dots` of :math:`U V^\top`, the kept rank r is the
+    one at the largest gap ``s_r / max(s_{r+1}, alpha s_1)``, with ``s_{k+1} = 0``.
+
+    Parameters
+    ----------
+    U, V : ndarray of shape (m, k) and (n, k)
+        Factors that the sub-gradient method has reached.
+    alpha : float
+        Its relative size of the start: what the start has not let grow is at about ``alpha s_1``.
+
+    Returns
+    -------
+    U, V : ndarray of shape (m, r) and (n, r)
+        Balanced factors of the leading part: ``Uᵀ U = Vᵀ V``, diagonal.
+
+    Notes
+    -----
+    Cost: ``4 (m + n) k² + O(k³)`` flops.
+    """
+    QU, RU = np.linalg.qr(U)
+    QV, RV = np.linalg.qr(V)
+    A, s, Bt = np.linalg.svd(RU @ RV.T)
+    rank = gap_rank(s.astype(np.float64), alpha)
+    root = np.sqrt(s[:rank])
+    return QU @ (A[:, :rank] * root), QV @ (Bt[:rank].T * root)
+
+
+def gap_rank(values: NDArray[np.float64], alpha: float) -> int:
+    """Rank at the largest gap of descending singular values; see `truncate_at_gap`.
+
+    Parameters
+    ----------
+    values : ndarray of shape (k,)
+        Descending.
+    alpha : float
+        Relative floor.
+
+    Returns
+    -------
+    int
+        0 when all values are 0.
+    """
+    if not values.size or not values[0] > 0:
+        return 0
+    following = np.maximum(np.append(values[1:], 0.0), alpha * values[0])
+    return int(np.argmax(values / following)) + 1
+
+
+def describe(U: NDArray[Any], V: NDArray[Any], alpha: float) -> dict[str, float]:
+    """What a user may want to know of factors beside their product.
+
+    Parameters
+    ----------
+    U, V : ndarray of shape (m, k) and (n, k)
+        Factors.
+    alpha : float
+        See `truncate_at_gap`.
+
+    Returns
+    -------
+    dict
+        ``rank_at_gap``, and ``balance``: ``|U'U - V'V|_F / |U V'|_F``.
+    """
+    if not (np.isfinite(U).all() and np.isfinite(V).all()):
+        return {"rank_at_gap": math.nan, "balance": math.nan}
+    U, V = U.astype(np.float64), V.astype(np.float64)
+    values = np.linalg.svd(np.linalg.qr(U)[1] @ np.linalg.qr(V)[1].T, compute_uv=False)
+    norm = float(np.linalg.norm(values))
+    return {
+        "rank_at_gap": float(gap_rank(values, alpha)),
+        "balance": float(np.linalg.norm(U.T @ U - V.T @ V)) / norm if norm else 0.0,
+    }
