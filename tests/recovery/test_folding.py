@@ -16,7 +16,7 @@ from lowrank_opt.recovery import (
     SoftImpute,
     folding,
 )
-from lowrank_opt.recovery.folding import best_columns, fold_in, fold_in_samples
+from lowrank_opt.recovery.folding import best_columns, fold_in, fold_in_robust, fold_in_samples
 
 
 def holes(shape=(20, 12), seed=0):
@@ -252,3 +252,93 @@ def test_the_implicit_objective_falls_and_its_gradient_vanishes_at_the_answer():
         ends = [problem.objective(LowRankMatrix(x.U + t * D, x.V + t * E, x.offset))
                 for t in (h, -h)]  # fmt: skip
         assert abs(ends[0] - ends[1]) / (2 * h) < 1e-5 * values[0]
+
+
+# -- gross errors --------------------------------------------------------------------------------
+
+
+def spoilt(shape=(12, 30), rank=3, noise=0.1, seed=0):
+    """Rows with gross errors and holes; the basis and the coefficients."""
+    rng = np.random.default_rng(seed)
+    V, U = rng.standard_normal((shape[1], rank)), rng.standard_normal((shape[0], rank))
+    X = U @ V.T + noise * rng.standard_normal(shape)
+    X += (rng.random(shape) < 0.15) * 20.0 * rng.standard_normal(shape)
+    return np.where(rng.random(shape) < 0.8, X, np.nan), V, U
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize("delta", [0.01, 0.2, 1000.0])
+def test_robust_rows_minimise_the_huber_loss(delta, weighted):
+    X, V, _ = spoilt()
+    w = np.random.default_rng(3).random(X.shape) + 0.5 if weighted else np.ones(X.shape)
+    rows = Observations.from_dense(X, weights=w if weighted else None)
+    found = fold_in_robust(V, rows, delta)
+    for i in range(len(X)):
+        seen = ~np.isnan(X[i])
+
+        def huber(x, i=i, seen=seen):
+            e = V[seen] @ x - X[i, seen]
+            big = np.abs(e) > delta
+            value = np.where(big, delta * (2 * np.abs(e) - delta), e * e)
+            slope = 2 * np.clip(e, -delta, delta)
+            return w[i, seen] @ value, V[seen].T @ (w[i, seen] * slope)
+
+        best = scipy.optimize.minimize(huber, np.zeros(3), jac=True, tol=1e-14)
+        assert huber(found[i])[0] <= best.fun * (1 + 1e-12)
+        slope = huber(found[i])[1]
+        assert np.abs(slope).max() < 1e-7 * min(delta, 1.0) * np.abs(V[seen]).sum()
+
+
+def test_robust_rows_with_a_tiny_threshold_minimise_the_sum_of_absolute_errors():
+    X, V, _ = spoilt()
+    found = fold_in_robust(V, Observations.from_dense(X), 1e-12)
+    for i in range(len(X)):
+        A, b = V[~np.isnan(X[i])], X[i, ~np.isnan(X[i])]
+        n, k = A.shape
+        best = scipy.optimize.linprog(
+            np.r_[np.zeros(k), np.ones(n)],
+            np.block([[A, -np.eye(n)], [-A, -np.eye(n)]]),
+            np.r_[b, -b],
+            bounds=[(None, None)] * k + [(0, None)] * n,
+        )
+        np.testing.assert_allclose(np.abs(A @ found[i] - b).sum(), best.fun, rtol=1e-8)
+
+
+@pytest.mark.parametrize(("dtype", "delta", "atol"), [
+    (np.float64, 1e-15, 1e-10), (np.float32, 1e-6, 1e-4)
+])  # fmt: skip
+def test_robust_rows_are_exact_beside_gross_errors(dtype, delta, atol):
+    X, V, U = spoilt((40, 60), noise=0.0)
+    found = fold_in_robust(V.astype(dtype), Observations.from_dense(X.astype(dtype)), delta)
+    assert found.dtype == dtype
+    np.testing.assert_allclose(found, U, atol=atol)
+    # Whatever the other rows are, and whatever the basis of their span is.
+    alone = fold_in_robust(V.astype(dtype), Observations.from_dense(X[5:7].astype(dtype)), delta)
+    np.testing.assert_array_equal(alone, found[5:7])
+    turn = np.array([[2.0, 1.0, 0.0], [0.0, 1.0, 0.0], [0.0, 0.0, -3.0]])
+    turned = fold_in_robust(
+        (V @ turn).astype(dtype), Observations.from_dense(X.astype(dtype)), delta
+    )
+    np.testing.assert_allclose(turned @ turn.T, U, atol=10 * atol)
+
+
+def test_robust_rows_with_few_entries_get_the_shortest_solution():
+    V = np.random.default_rng(0).standard_normal((6, 3)) * [1.0, 5.0, 0.1]
+    rows = Observations.from_coo([0, 0, 2], [1, 4, 2], [1.0, 2.0, 3.0], (3, 6))
+    found = fold_in_robust(V, rows, 0.1)
+    Q = np.linalg.svd(V, full_matrices=False)[0]
+    fitted = found @ V.T  # shortest as a row of the matrix
+    np.testing.assert_allclose(fitted[0], Q @ np.linalg.pinv(Q[[1, 4]]) @ [1.0, 2.0], atol=1e-10)
+    np.testing.assert_allclose(fitted[2], Q @ np.linalg.pinv(Q[[2]]) @ [3.0], atol=1e-10)
+    assert not found[1].any()
+    deficient = np.column_stack([V, V[:, :1], np.zeros(6)])
+    np.testing.assert_allclose(
+        fold_in_robust(deficient, rows, 0.1) @ deficient.T, fitted, atol=1e-9
+    )
+    assert not fold_in_robust(np.zeros((6, 2)), rows, 0.1).any()
+    assert fold_in_robust(np.zeros((6, 0)), rows, 0.1).shape == (3, 0)
+
+
+def test_robust_rows_need_the_columns_of_the_model():
+    with pytest.raises(ProblemError, match="X has 6 columns, the model has 5"):
+        fold_in_robust(np.ones((5, 2)), Observations.from_coo([0], [0], [1.0], (1, 6)), 0.1)
