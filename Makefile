@@ -4,7 +4,7 @@
 #   make test     set up .venv, then the tests          (make test ARGS="--run slow -k resume")
 #   make lint     ruff, codespell, mypy, numpydoc
 #   make docs     the HTML documentation, warnings are errors
-#   make bench FAMILY=recovery     the quick benchmark of one family
+#   make bench FAMILY=recovery     the quick benchmark of one family (or robust_recovery)
 #   make clean    everything that the lines above have made
 #
 # Another interpreter: make PYTHON=/path/to/python3.12
