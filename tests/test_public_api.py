@@ -67,7 +67,7 @@ PUBLIC = {
     "recovery": """
         AlternatingMinimization biscale complete debias FactorSGD GibbsFactorization
         LowRankImputer LowRankMatrix LowRankPlusSparse LowRankSamples MatrixCompletion
-        MatrixFactorization
+        MatrixFactorization MatrixSensing
         Observations soft_impute_path SoftImpute
     """,
 }

@@ -18,6 +18,7 @@ __all__, __getattr__, __dir__ = lazy_names(
         "observations": ["Observations"],
         "problems": ["MatrixCompletion"],
         "robust": ["LowRankPlusSparse"],
+        "sensing": ["MatrixSensing"],
         "soft_impute": ["SoftImpute", "biscale", "debias", "soft_impute_path"],
     },
 )

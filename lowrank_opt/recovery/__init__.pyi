@@ -9,6 +9,7 @@ from lowrank_opt.recovery.lowrank import LowRankSamples as LowRankSamples
 from lowrank_opt.recovery.observations import Observations as Observations
 from lowrank_opt.recovery.problems import MatrixCompletion as MatrixCompletion
 from lowrank_opt.recovery.robust import LowRankPlusSparse as LowRankPlusSparse
+from lowrank_opt.recovery.sensing import MatrixSensing as MatrixSensing
 from lowrank_opt.recovery.soft_impute import SoftImpute as SoftImpute
 from lowrank_opt.recovery.soft_impute import biscale as biscale
 from lowrank_opt.recovery.soft_impute import debias as debias

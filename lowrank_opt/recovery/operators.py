@@ -117,6 +117,25 @@ class _Operator:
     size: int
     dtype: np.dtype[Any]
     mean_square: float
+    weights: NDArray[Any] | None = None
+
+    def __repr__(self) -> str:
+        m, n = self.shape
+        return f"{type(self).__name__}({self.size} x ({m} x {n}), {self.dtype})"
+
+    @property
+    def data(self) -> tuple[NDArray[Any], ...]:
+        """The arrays that identify the measurements."""
+        return ()
+
+    def exact_masses(self, w: NDArray[np.float64]) -> tuple[NDArray[Any], NDArray[Any]]:
+        """Row and column sums of ``Σ w_i A_i∘A_i``, in float64.
+
+        As if all entries of the measurement matrices had the same mean square.
+        """
+        m, n = self.shape
+        mass = self.mean_square * float(w.sum())
+        return np.full(m, n * mass), np.full(n, m * mass)
 
     def _pass(
         self,
@@ -217,7 +236,7 @@ class _Operator:
         return np.linalg.qr(columns)[0] * math.sqrt(n / k)
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class DenseOperator(_Operator):
     """Measurement matrices as the rows of an array.
 
@@ -231,6 +250,11 @@ class DenseOperator(_Operator):
 
     A: NDArray[Any]
     shape: tuple[int, int]
+
+    @property
+    def data(self) -> tuple[NDArray[Any], ...]:
+        """The padded matrices."""
+        return (self.A,)
 
     @property
     def size(self) -> int:
@@ -314,7 +338,7 @@ class DenseOperator(_Operator):
         return Z @ V, Z.T @ U
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class RankOneOperator(_Operator):
     r"""Measurements :math:`a_i^\top X b_i`.
 
@@ -333,6 +357,11 @@ class RankOneOperator(_Operator):
     B: NDArray[Any]
     shape: tuple[int, int]
     size: int
+
+    @property
+    def data(self) -> tuple[NDArray[Any], ...]:
+        """The padded vectors."""
+        return (self.A,) if self.A is self.B else (self.A, self.B)
 
     @property
     def dtype(self) -> np.dtype[Any]:
@@ -444,7 +473,7 @@ class RankOneOperator(_Operator):
         return left, right
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class EntryOperator(_Operator):
     """Observed entries of a matrix, by rows; weights of the observations weigh the losses.
 
@@ -472,7 +501,13 @@ class EntryOperator(_Operator):
         return self.observations.dtype
 
     @property
-    def weights(self) -> NDArray[Any] | None:
+    def data(self) -> tuple[NDArray[Any], ...]:
+        """Positions, and weights where there are some."""
+        arrays = (self.observations.indptr, self.observations.indices, self.weights)
+        return tuple(a for a in arrays if a is not None)
+
+    @property
+    def weights(self) -> NDArray[Any] | None:  # type: ignore[override]
         """Weights by rows, ndarray of shape (N,), or ``None``."""
         return self.observations.weights
 
@@ -537,8 +572,14 @@ class EntryOperator(_Operator):
         Z = sp.csr_array((z, obs.indices, obs.indptr), shape=self.shape)
         return Z @ V, Z.T @ U
 
+    def exact_masses(self, w: NDArray[np.float64]) -> tuple[NDArray[Any], NDArray[Any]]:
+        """Sums of the weights `w` of rows and columns, in float64."""
+        obs = self.observations
+        W = sp.csr_array((np.asarray(w), obs.indices, obs.indptr), shape=self.shape)
+        return W.sum(axis=1), W.sum(axis=0)
 
-@dataclass(frozen=True, eq=False)
+
+@dataclass(frozen=True, eq=False, repr=False)
 class CallableOperator(_Operator):
     """Measurements by two functions of the user.
 
@@ -638,7 +679,7 @@ class CallableOperator(_Operator):
         return np.asarray(Z @ V, np.float64), np.asarray(Z.T @ U, np.float64)
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class _Part:
     """Some measurements of a pair of functions."""
 
