@@ -30,6 +30,7 @@ GROWING, REFINING = 0, 1
 # Quantiles over more entries than this are taken over an evenly spaced sample of half as many,
 # as in the certificate.
 _SAMPLE = 400_000
+_GROWTH_SAMPLE = 40_000
 _HELD_SAMPLE = 50_000
 # Sweeps at each rank: at least, at most; the search goes on to the next rank when the median of
 # the residual falls by less than a tenth in a sweep.
@@ -39,18 +40,24 @@ _SLOW = 0.9
 _MANY_ENTRIES = 2_000_000
 _BLOCK_SWEEPS = 3
 _SUBSPACE_ITERATIONS = 4
-# A direction is kept when it lowers the held-out median by this factor; the rank is found when
-# that median is this part of the data's.
-_BETTER = 0.95
+# Directions are kept when they lower the held-out errors by this many standard errors, given up
+# when they raise them as much, and after so many without either. The rank is found when the median
+# of the residual is this part of the data's.
+_BETTER, _WORSE = 2.0, 3.0
+_TRIES = 4
 _EXACT = {4: 3e-5, 8: 1e-5}
 # Sweeps without a smaller residual after which a run counts as stalled.
 _PATIENCE = 25
+# Rows that most entries contradict are looked for at the end, and every so many sweeps.
+_RESCUES = 5
+_RESCUE_EVERY = 10
 _NUMERICAL_RANK = 1e-7
 
 
 class _Cache(NamedTuple):
     residual: NDArray[Any]
     held: NDArray[np.int64]
+    held_rows: NDArray[np.int64]
     work: list[Any]
 
 
@@ -65,7 +72,7 @@ class HuberState(State):
     delta: float = math.inf
     inner: int = 0
     median: float = math.inf
-    held_median: float = math.inf
+    tries: int = 0
     salt: int = 0
     saved: Any = None
     lowest: float = math.inf
@@ -105,9 +112,9 @@ class HuberALS(Solver):
     weights : {"huber", "welsch"}, default="huber"
         "welsch": squared weights, ``min(1, (delta / |e|)²)``, once the rank is found.
     outlier_bound : float or None, default=None
-        Upper bound on the part of gross errors, in (0, 0.5); ``None``: the problem's
-        ``outlier_fraction``, or 0.3. While the rank grows, `delta` is at least the
-        ``1 - outlier_bound`` quantile of the residual's size.
+        With a number in (0, 0.5), `delta` is at least the ``1 - outlier_bound`` quantile of the
+        residual's size while the rank grows. A bound that is met exactly lets large errors in;
+        without one (``None``) `delta` follows the median alone, which stands up to 40 per cent.
     decay : float, default=0.3
         Smallest factor by which `delta` changes in a sweep.
     min_kept : int or None, default=None
@@ -204,7 +211,6 @@ class HuberALS(Solver):
             state.delta = problem.robust_scale(sizes)
             self._measure(problem, state, cache)
         else:
-            state.held_median = self._held_median(cache)
             self._grow(problem, state, cache)
         return state
 
@@ -255,11 +261,11 @@ class HuberALS(Solver):
 
     def _search(self, problem: LowRankPlusSparse, state: HuberState, cache: _Cache) -> None:
         """After a sweep at a rank that is not final: go on, grow, or begin the refinement."""
-        sizes = np.abs(self._sample(cache.residual))
+        sizes = np.abs(self._sample(cache.residual, _GROWTH_SAMPLE))
         median = float(np.median(sizes))
-        bound = self.outlier_bound or getattr(problem, "outlier_fraction", None) or 0.3
-        quantile = float(np.quantile(sizes, 1.0 - bound))
-        state.delta = max(self.decay * state.delta, quantile, problem.robust_scale(sizes))
+        state.delta = max(self.decay * state.delta, problem.robust_scale(sizes))
+        if self.outlier_bound is not None:
+            state.delta = max(state.delta, float(np.quantile(sizes, 1.0 - self.outlier_bound)))
         state.inner += 1
         least, most = _SWEEPS
         if self._blocks(problem) > 1:
@@ -274,19 +280,37 @@ class HuberALS(Solver):
             if state.rank >= problem.rank_limit:
                 self._settle(problem, state, cache)
             return
-        held = self._held_median(cache)
-        if state.saved is not None and held > _BETTER * state.held_median:
-            state.rank -= 1
-            state.U, state.V, state.delta = state.saved
-            self._refresh(problem, state, cache)
+        gain = self._gain(problem, state, cache)
+        if gain > _BETTER:
+            state.saved = None
+        if exact or state.rank >= problem.rank_limit or gain < -_WORSE or state.tries >= _TRIES:
+            if state.saved is not None:
+                self._restore(problem, state, cache)
             self._settle(problem, state, cache)
-        elif exact or state.rank >= problem.rank_limit:
-            self._settle(problem, state, cache)
-        state.held_median = held
+
+    def _gain(self, problem: LowRankPlusSparse, state: HuberState, cache: _Cache) -> float:
+        """Return by how many standard errors held-out entries are predicted better than before.
+
+        Compared are errors clipped at the median of the earlier ones, entry by entry.
+        """
+        if state.saved is None or state.saved[0].shape[1] == 0:
+            return math.inf
+        U, V, _, rank = state.saved
+        before = _held_errors(problem, cache, U[:, :rank], V[:, :rank])
+        after = _held_errors(problem, cache, state.U[:, : state.rank], state.V[:, : state.rank])
+        bound = float(np.median(before))
+        gains = np.minimum(before, bound) - np.minimum(after, bound)
+        deviation = float(gains.std())
+        return float(gains.mean()) * math.sqrt(len(gains)) / deviation if deviation else 0.0
+
+    def _restore(self, problem: LowRankPlusSparse, state: HuberState, cache: _Cache) -> None:
+        """Return to the factors before directions were added that did not help."""
+        state.U, state.V, state.delta, state.rank = state.saved
+        self._refresh(problem, state, cache)
 
     def _settle(self, problem: LowRankPlusSparse, state: HuberState, cache: _Cache) -> None:
         """Begin the refinement at the present rank, with all entries."""
-        state.phase, state.saved = REFINING, None
+        state.phase, state.saved, state.inner = REFINING, None, 0
         if not problem.rank_known:
             state.message = f"Rank found: {state.rank}"
 
@@ -294,7 +318,9 @@ class HuberALS(Solver):
         """Append the leading singular directions of the clipped residual to `V`."""
         assert state.rng is not None
         if not problem.rank_known:
-            state.saved = (state.U, state.V, state.delta)
+            if state.saved is None:
+                state.saved, state.tries = (state.U, state.V, state.delta, state.rank), 0
+            state.tries += 1
         obs, k, dtype = problem.observations, state.rank, problem.dtype
         block = min(self._blocks(problem), problem.rank_limit - k)
         weighting = self._weighting(state)
@@ -333,13 +359,16 @@ class HuberALS(Solver):
         falling = scale < self.decay * state.delta
         state.delta = max(scale, self.decay * state.delta)
         state.residual = max(moved, math.nextafter(self.tol, math.inf))
-        if moved <= self.tol and not falling:
-            if state.rescues < 3:
+        state.inner += 1
+        finished = moved <= self.tol and not falling
+        stuck = state.inner % _RESCUE_EVERY == 0
+        if (finished or stuck) and state.rescues < _RESCUES:
+            repaired = self._rescue(problem, state, cache)
+            if repaired:
                 state.rescues += 1
-                repaired = self._rescue(problem, state, cache)
-                if repaired:
-                    state.lowest, state.idle, state.best = math.inf, 0, None
-                    return
+                state.lowest, state.idle, state.best = math.inf, 0, None
+                return
+        if finished:
             self._measure(problem, state, cache)
         if state.residual < 0.99 * state.lowest:
             state.lowest, state.idle = state.residual, 0
@@ -420,7 +449,8 @@ class HuberALS(Solver):
             if not problem.rank_known and state.phase == GROWING:
                 weighting = robust.Weighting(1.0, salt=state.salt, bound=self._bound())
                 held = robust.held_out(obs.nnz, weighting, _HELD_SAMPLE)
-            state.cache = _Cache(np.empty(obs.nnz, problem.dtype), held, [])
+            rows = np.searchsorted(obs.indptr, held, side="right") - 1
+            state.cache = _Cache(np.empty(obs.nnz, problem.dtype), held, rows, [])
             self._refresh(problem, state, state.cache)
         return state.cache
 
@@ -430,12 +460,20 @@ class HuberALS(Solver):
             obs.indptr, obs.indices, obs.values, cache.residual, state.V, state.U, n_threads=None
         )
 
-    def _sample(self, residual: NDArray[Any]) -> NDArray[Any]:
-        step = 1 if residual.size <= _SAMPLE else -(-residual.size // (_SAMPLE // 2))
+    def _sample(self, residual: NDArray[Any], limit: int = _SAMPLE) -> NDArray[Any]:
+        step = 1 if residual.size <= limit else -(-residual.size // (limit // 2))
         return residual[::step]
 
-    def _held_median(self, cache: _Cache) -> float:
-        return float(np.median(np.abs(cache.residual[cache.held]))) if cache.held.size else 0.0
+
+def _held_errors(problem, cache, U, V):
+    values = problem.observations.values[cache.held]
+    rows, cols = cache.held_rows, problem.observations.indices[cache.held]
+    out = np.empty(len(values))
+    for start in range(0, len(values), 4096):
+        part = slice(start, start + 4096)
+        product = np.einsum("ij,ij->i", U[rows[part]], V[cols[part]])
+        out[part] = np.abs(values[part] - product)
+    return out
 
 
 def _set_factors(state: HuberState, U: NDArray[Any], V: NDArray[Any]) -> None:

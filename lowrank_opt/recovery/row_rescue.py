@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 __all__ = ["rescue_rows"]
 
 _TRIALS = 500
-_ROWS = 64
+_ROWS = 32
 _STEPS = 20
 # Rows with a smaller part of agreeing entries are looked at.
 _SUSPECT = 0.5
