@@ -17,10 +17,11 @@ __all__ = [
     "Spectrum",
     "describe",
     "gap_rank",
-    "mean_square",
+    "preconditioned",
     "relative_step",
     "robust_size",
     "samples_entries",
+    "spectral_factors",
     "spectrum",
     "truncate_at_gap",
 ]
@@ -31,8 +32,9 @@ _NORMAL_MEDIAN = 0.6745
 _HUBER = 1.345 * 1.4826
 # Up to this side, or from this part of the side on, a full decomposition is as fast.
 _DENSE_SIDE, _DENSE_PART = 256, 0.25
-_SKETCH = 8
 _OVERSAMPLES = 10
+# Above this number of measurements medians are taken over a part of them.
+_SAMPLE = 400_000
 
 
 class Spectrum(NamedTuple):
@@ -107,33 +109,6 @@ def _contiguous(U: Any, s: Any, Vt: Any, dtype: Any) -> Spectrum:
     )
 
 
-def mean_square(operator: Any) -> float:
-    """Mean square c of an entry of the measurement matrices: ``|A(X)|²/N ~ c |X|_F²``.
-
-    Exact in expectation over the factors of a random matrix, of which one with a fixed seed is
-    measured; some per cent off.
-
-    Parameters
-    ----------
-    operator : object
-        With ``shape``, ``dtype`` and ``apply``.
-
-    Returns
-    -------
-    float
-
-    Notes
-    -----
-    Cost: one application of the operator to a matrix of rank 8.
-    """
-    rng = np.random.default_rng(7)
-    m, n = operator.shape
-    U, V = (rng.standard_normal((side, _SKETCH)) for side in (m, n))
-    measured = operator.apply(U.astype(operator.dtype), V.astype(operator.dtype))
-    square = float(np.einsum("ab,ab->", U.T @ U, V.T @ V))
-    return float(np.mean(np.square(measured, dtype=np.float64))) / square
-
-
 def samples_entries(operator: Any) -> bool:
     """Whether the measurements are entries of the matrix: every one sees one row and column."""
     return getattr(operator, "observations", None) is not None
@@ -147,7 +122,7 @@ def robust_size(targets: NDArray[Any], mean_square: float) -> float:
     targets : ndarray of shape (N,)
         Measurements.
     mean_square : float
-        See `mean_square`.
+        Mean square of an entry of the measurement matrices.
 
     Returns
     -------
@@ -155,12 +130,12 @@ def robust_size(targets: NDArray[Any], mean_square: float) -> float:
         Positive unless all targets are 0: where more than half of them are, their mean size
         stands in.
     """
-    sizes = np.abs(targets)
+    sizes = np.abs(_sample(targets))
     median = float(np.median(sizes)) or float(np.mean(sizes, dtype=np.float64))
     return median / (_NORMAL_MEDIAN * math.sqrt(mean_square)) if mean_square else 0.0
 
 
-def relative_step(problem: Any, U: NDArray[Any], V: NDArray[Any], c: float) -> float:
+def relative_step(problem: Any, U: NDArray[Any], V: NDArray[Any]) -> float:
     r"""Residual of a sensing problem: the relative size of a (reweighted) Gauss-Newton step.
 
     Parameters
@@ -169,8 +144,6 @@ def relative_step(problem: Any, U: NDArray[Any], V: NDArray[Any], c: float) -> f
         With `measurements`, `targets`, `symmetric` and `loss`.
     U, V : ndarray of shape (m, k) and (n, k)
         Factors; the same array in a symmetric problem.
-    c : float
-        Mean square of an entry of the measurement matrices; not used for sampled entries.
 
     Returns
     -------
@@ -179,36 +152,42 @@ def relative_step(problem: Any, U: NDArray[Any], V: NDArray[Any], c: float) -> f
 
     Notes
     -----
-    Cost: two passes over the data.
+    Cost: two passes over the data; a median, over an evenly spaced part of them when they are
+    many.
     """
     operator, y, symmetric = problem.measurements, problem.targets, problem.symmetric
-    e = operator.apply(U, V) - y
-    weights = getattr(operator, "weights", None)
-    if problem.loss == "l1":
-        sizes = np.abs(e)
-        floor = float(np.finfo(e.dtype).eps) * _median(np.abs(y))
-        delta = max(_HUBER * _median(sizes), floor)
-        factor = np.minimum(1.0, delta / np.maximum(sizes, delta or 1.0))
-        w = factor if weights is None else factor * weights
-    else:
-        w = np.ones(e.size, e.dtype) if weights is None else weights
-    total = float(np.sum(w, dtype=np.float64))
-    scale = float(np.sum(w * np.square(y, dtype=np.float64)))
-    Z = operator.adjoint(w * e)
+    robust, entries = problem.loss == "l1", samples_entries(operator)
+    e = operator.apply(U, V) - y if robust or entries else y
+    delta = math.inf
+    if robust:
+        floor = float(np.finfo(e.dtype).eps) * _median(np.abs(_sample(y)))
+        delta = max(_HUBER * _median(np.abs(_sample(e))), floor)
+    if not entries:
+        # Every measurement sees all rows and columns: H_i = c sum(w) V'V for each i.
+        found = operator.reweighted(U, V, y, delta, symmetric)
+        mass, one = np.full(1, found.mass * operator.mean_square), np.ones(1)
+        right = found.left if found.right is None else found.right
+        square = _scaled_square(found.left, mass, V, one, 1.0)
+        square += _scaled_square(right, mass, U, one, 1.0)
+        return math.sqrt(square / (found.scale or 1.0))
+    w = np.ones(e.size, e.dtype) if operator.weights is None else operator.weights
+    if robust:
+        w = w * np.minimum(1.0, delta / np.maximum(np.abs(e), delta or 1.0)).astype(e.dtype)
+    Z, W = operator.adjoint(w * e), operator.adjoint(w)
     left, right = Z @ V, Z.T @ U
     if symmetric:
         left = right = (left + right) / 2
-    if not samples_entries(operator):
-        # Every measurement sees all rows and columns: H_i = c sum(w) V'V for each i.
-        mass, ones = total * c, np.ones(1)
-        square = _scaled_square(left, mass * ones, V, ones, 1.0)
-        square += _scaled_square(right, mass * ones, U, ones, 1.0)
-    else:
-        W = operator.adjoint(w)
-        rows, cols = (np.asarray(W.sum(axis=a), np.float64).ravel() for a in (1, 0))
-        square = _scaled_square(left, rows, V, cols, total)
-        square += _scaled_square(right, cols, U, rows, total)
-    return math.sqrt(square / scale) if scale else math.sqrt(square)
+    rows, cols = (np.asarray(W.sum(axis=a), np.float64).ravel() for a in (1, 0))
+    total = float(rows.sum())
+    square = _scaled_square(left, rows, V, cols, total)
+    square += _scaled_square(right, cols, U, rows, total)
+    return math.sqrt(square / (float(np.sum(w * np.square(y, dtype=np.float64))) or 1.0))
+
+
+def _sample(array: NDArray[Any]) -> NDArray[Any]:
+    """The array, or an evenly spaced part of a long one."""
+    step = 1 if array.size <= _SAMPLE else -(-array.size // (_SAMPLE // 2))
+    return array[::step]
 
 
 def _scaled_square(
@@ -225,6 +204,7 @@ def _scaled_square(
     floor = 4 * np.finfo(np.float64).eps * values.size * max(float(values.max(initial=0.0)), 0.0)
     keep = values > floor
     z = ((g @ basis[:, keep]) ** 2 / values[keep]).sum(axis=1)
+    masses = np.broadcast_to(masses, z.shape)
     return float(np.divide(z, masses, out=np.zeros_like(z), where=masses > 0).sum())
 
 
@@ -309,3 +289,69 @@ def describe(U: NDArray[Any], V: NDArray[Any], alpha: float) -> dict[str, float]
         "rank_at_gap": float(gap_rank(values, alpha)),
         "balance": float(np.linalg.norm(U.T @ U - V.T @ V)) / norm if norm else 0.0,
     }
+
+
+def preconditioned(
+    g: NDArray[Any], other: NDArray[Any], damping: float
+) -> tuple[NDArray[Any], float]:
+    """``g (F'F + damping I)^-1`` and the squared norm of ``g (F'F + damping I)^(-1/2)``.
+
+    Parameters
+    ----------
+    g : ndarray of shape (m, k)
+        Product of a gradient matrix with F.
+    other : ndarray of shape (n, k)
+        F; directions in which it vanishes up to rounding get no step.
+    damping : float
+        Not negative.
+
+    Returns
+    -------
+    step : ndarray of shape (m, k)
+        In the dtype of `g`.
+    square : float
+
+    Notes
+    -----
+    Cost: ``(4 m + 2 n) k²`` flops and an eigendecomposition of order k.
+    """
+    F = other.astype(np.float64, copy=False)
+    values, basis = np.linalg.eigh(F.T @ F)
+    floor = np.finfo(np.float64).eps * values.size * max(float(values.max(initial=0.0)), 0.0)
+    keep = values + damping > floor
+    basis = basis[:, keep]
+    scales = values[keep] + damping
+    z = g @ basis
+    return ((z / scales) @ basis.T).astype(g.dtype), float((z**2 / scales).sum())
+
+
+def spectral_factors(
+    operator: Any, z: NDArray[Any], k: int, symmetric: bool, mass: float = 1.0
+) -> tuple[NDArray[Any], NDArray[Any], NDArray[np.float64]]:
+    """Balanced factors of the best rank-k approximation of ``A*(z) / (N c mass)``.
+
+    Parameters
+    ----------
+    operator : object
+        Measurements.
+    z : ndarray of shape (N,)
+        Data, some of them set to 0.
+    k : int
+        Rank.
+    symmetric : bool
+        See `spectrum`.
+    mass : float, default=1.0
+        Mean weight of the measurements.
+
+    Returns
+    -------
+    U, V : ndarray of shape (m, k) and (n, k)
+        In the operator's dtype; the same array in a symmetric problem.
+    values : ndarray of shape (k,)
+        Singular values of the product, descending.
+    """
+    scale = z.size * operator.mean_square * mass
+    sp = spectrum(operator.adjoint(z / scale if scale else z), k, symmetric)
+    root = np.sqrt(sp.values)
+    U = (sp.left * root).astype(operator.dtype)
+    return U, U if symmetric else (sp.right * root).astype(operator.dtype), sp.values

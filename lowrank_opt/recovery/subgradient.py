@@ -286,7 +286,7 @@ class SubgradientMethod(Solver):
             )
         if problem.symmetric:
             state.V = None
-        self._measure(problem, state, cache)
+        self._measure(problem, state)
         if x0 is not None and self.schedule in ("geometric", "two-phase"):
             state.unit *= min(1.0, _WARM * state.residual)
         self._keep_held(problem, state, cache)
@@ -308,7 +308,7 @@ class SubgradientMethod(Solver):
                 if not math.isfinite(state.value) or self._stalled(problem, state):
                     break
             state.count(passes=done)
-            self._measure(problem, state, cache)
+            self._measure(problem, state)
         return state
 
     def terminate(self, problem: Any, state: State) -> Status | None:
@@ -337,7 +337,7 @@ class SubgradientMethod(Solver):
         x, residual = super().answer(problem, state, status)
         assert isinstance(state, SubgradientState)
         if state.held.size and status is not Status.CONVERGED:
-            residual = start.relative_step(problem, x.U, x.V, self._prepare(problem, state).c)
+            residual = start.relative_step(problem, x.U, x.V)
         return x, residual
 
     def inner_results(self, state: State) -> dict[str, float]:
@@ -372,7 +372,7 @@ class SubgradientMethod(Solver):
         """Split the measurements; the mean square of their entries. Once a run."""
         if state.cache is None:
             operator, targets = problem.measurements, problem.targets
-            c = start.mean_square(operator)
+            c = operator.mean_square
             if not state.held.size:
                 state.cache = _Cache(operator, targets, None, targets[:0], c)
             else:
@@ -423,11 +423,11 @@ class SubgradientMethod(Solver):
         eps = float(np.finfo(problem.dtype).eps)
         return state.decay < max(min(_SMALL_STEP, 0.01 * self.tol), 0.1 * eps)
 
-    def _measure(self, problem: Any, state: SubgradientState, cache: _Cache) -> None:
+    def _measure(self, problem: Any, state: SubgradientState) -> None:
         """Residual, and the best point of all checks."""
         V = state.U if state.V is None else state.V
         finite = math.isfinite(float(np.sum(state.U)) + float(np.sum(V)))
-        state.residual = start.relative_step(problem, state.U, V, cache.c) if finite else math.nan
+        state.residual = start.relative_step(problem, state.U, V) if finite else math.nan
         if not state.held.size and (state.residual < state.best_residual or state.best is None):
             state.best, state.best_residual = self.point(problem, state), state.residual
 
