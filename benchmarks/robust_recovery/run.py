@@ -71,10 +71,10 @@ def plan(full: bool) -> list[dict]:
         {"system": "ours ScaledGD", "options": {**precise, "check_every": 5}},
     ]
     peers = [{"system": TENSORLY}, {"system": ALM}, {"system": PARTIAL}]
-    more = {"repetitions": 5, "budget": 120.0 if full else 3.0}
+    more = {"repetitions": 5, "budget": 120.0 if full else 2.0}
     add(
         "oracle", "oracle", data=small, systems=["cvxpy + SCS"], repetitions=5,
-        budget=60.0 if full else 2.0,
+        budget=60.0 if full else 1.0,
     )  # fmt: skip
     if full:
         add(
@@ -82,15 +82,17 @@ def plan(full: bool) -> list[dict]:
             budget=300.0,
         )  # fmt: skip
     add("pca", "pca", data=small, systems=ours + peers, level=1e-12, limit=20.0, **more)
+    medium = ["400", "400 missing"]
     for threads in both:
         add(
-            "pca", "pca", threads, data=["400", "400 missing"], systems=ours + peers, level=1e-9,
-            limit=600.0 if full else 20.0, **more,
+            "pca", "pca", threads, data=medium if full or threads == 1 else medium[1:],
+            systems=ours + peers, level=1e-9, limit=600.0 if full else 12.0, **more,
         )  # fmt: skip
     for threads in both if full else (1,):
         add(
-            "pca", "pca", threads, data=["800", "800 missing"], systems=ours + peers, level=1e-9,
-            limit=900.0 if full else 30.0, **more,
+            "pca", "pca", threads, data=["800", "800 missing"],
+            systems=ours + peers if full else ours[:-1] + peers, level=1e-9,
+            limit=900.0 if full else 20.0, **more,
         )  # fmt: skip
 
     for dtype, threads, tol in (
@@ -99,7 +101,7 @@ def plan(full: bool) -> list[dict]:
     ):  # fmt: skip
         add("large", "large", threads, data="large", dtype=dtype, tol=tol, max_iter=60)
 
-    seeds = {"seeds": 20, "first_seed": 1000, "limit": 600.0}
+    seeds = {"seeds": 20, "first_seed": 1000, "limit": 600.0 if full else 10.0}
     exact = {"tol": 1e-11}
     systems = [
         {"system": UNKNOWN, "options": exact},
@@ -107,13 +109,13 @@ def plan(full: bool) -> list[dict]:
         {"system": "ours SubgradientMethod", "options": {"tol": 1e-8}, "seeds": 20 if full else 5},
     ]
     slow = [{"system": s, "seeds": 3} for s in (TENSORLY, PARTIAL)] if full else []
-    fast = [] if full else [{"system": PARTIAL, "seeds": 2}]
+    fast = [] if full else [{"system": PARTIAL, "seeds": 1}]
     add("rates", "rates", data="sparse", systems=systems + slow + fast, **seeds)
     seeds["seeds"] = 50 if full else 10
     systems = [s if "seeds" in s else {**s, "options": {**exact, "max_iter": 500}} for s in systems]
     add("rates", "rates", data="hard", systems=systems + slow + fast, **seeds)
 
-    often = {"repetitions": 15, "budget": 30.0 if full else 5.0}
+    often = {"repetitions": 15, "budget": 30.0 if full else 2.0}
     types = ("float32", "float64")
     add(
         "steps", "dense_steps", **often,
@@ -126,12 +128,12 @@ def plan(full: bool) -> list[dict]:
             for side in (4000, 20_000)
             for rank in (10, 30)
             for dtype in types
-            if full or (side, rank, dtype) != (4000, 30, "float64")
+            if full or side == 20_000 and rank == 10 or dtype == ("float32", "float64")[side > 4000]
         ],
     )  # fmt: skip
 
     add(
-        "iterations", "iterations", kappas=[1, 2, 5, 10, 20], seeds=5 if full else 3, side=300,
+        "iterations", "iterations", kappas=[1, 2, 5, 10, 20], seeds=5 if full else 1, side=300,
         rank=5, oversampling=10, outliers=0.05, max_iter=2000,
         settings=[
             ["ScaledGD", "completion"],

@@ -103,7 +103,7 @@ class OursHuber(OursHuberAuto):
 
 class OursScaledGD(Ours):
     name = "ours ScaledGD"
-    note = "rank and outlier fraction given"
+    note = "rank given, and 1.5 times the true share of gross errors as its bound"
 
     @classmethod
     def solver_class(cls):
@@ -115,7 +115,7 @@ class OursScaledGD(Ours):
         from lowrank_opt.recovery import LowRankPlusSparse
 
         return LowRankPlusSparse.from_dense(
-            self.X, rank=self.case.rank, outlier_fraction=self.case.outlier_fraction
+            self.X, rank=self.case.rank, outlier_fraction=1.5 * self.case.outlier_fraction
         )
 
 

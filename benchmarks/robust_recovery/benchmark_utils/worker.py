@@ -444,7 +444,7 @@ def iterations(job):
                     )
                 else:
                     problem = recovery.LowRankPlusSparse.from_coo(
-                        *data, rank=job["rank"], outlier_fraction=job["outliers"]
+                        *data, rank=job["rank"], outlier_fraction=1.5 * job["outliers"]
                     )
                 counts: dict[float, int] = {}
                 errors = []
