@@ -162,7 +162,11 @@ class PartlyObservedMixin:
             duplicates="last",
         )
         start = _grow(old_model, shape, placed[0][0], placed[1][0])
-        return self._fit(merged, X, None, start)
+        return self._fit(merged, X, None, self._complete_start(start, merged))
+
+    def _complete_start(self, model: LowRankMatrix, observations: Observations) -> LowRankMatrix:
+        """Return a start of the next fit, given one whose new rows and columns are zero."""
+        return model
 
     def _observations(self, X: Any, *, reset: bool, weights: Any = None) -> Observations:
         """Return the data as observations; ids become positions."""
