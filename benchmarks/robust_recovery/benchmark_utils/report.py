@@ -430,9 +430,9 @@ def _iterations(results):
         "",
         f"{job['side']} x {job['side']}, rank {job['rank']}, {job['oversampling']} x the degrees",
         f"of freedom; *outliers*: {job['outliers']:.0%} of the entries wrong, sizes up to that of",
-        "the largest entry; *Gaussian*: 40 x 40, dense measurements, as many of them wrong. Median",
-        f"of {job['seeds']} seeds, iterations to relative error 1e-3 / 1e-6 (–: not reached on some",
-        "seed); *spread*: half the range of the latter over its middle.",
+        "the largest entry; *Gaussian*: 40 x 40, dense measurements, as many of them wrong.",
+        f"Iterations to relative error 1e-3 / 1e-6, median of {job['seeds']} seed(s) (–: not",
+        "reached on one); *spread*: half the range of the latter over its middle.",
         "",
     ]
     rows = []
