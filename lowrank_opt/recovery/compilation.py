@@ -12,6 +12,7 @@ from lowrank_opt.recovery.alternating import AlternatingMinimization
 from lowrank_opt.recovery.factor_sgd import FactorSGD
 from lowrank_opt.recovery.gibbs import GibbsFactorization
 from lowrank_opt.recovery.problems import MatrixCompletion
+from lowrank_opt.recovery.sensing import MatrixSensing
 from lowrank_opt.recovery.soft_impute import SoftImpute
 
 __all__ = ["compile_kernels"]
@@ -49,4 +50,23 @@ def compile_kernels() -> dict[str, float]:
                 problem = MatrixCompletion.from_dense(X.astype(dtype), rank=3, **options)
                 solver.set_params(random_state=0).solve(problem)
             seconds[f"{name}, {np.dtype(dtype).name}"] = time.perf_counter() - start
+        start = time.perf_counter()
+        _measure(X[:8, :8].astype(dtype))
+        seconds[f"measurements, {np.dtype(dtype).name}"] = time.perf_counter() - start
     return seconds
+
+
+def _measure(X: Any) -> None:
+    """One pass of every kind over a few measurements, for each loss."""
+    U, y, entries = X[:, :2].copy(), X.ravel().copy(), np.indices(X.shape).reshape(2, -1)
+    for problem in (
+        MatrixSensing.from_dense(np.multiply.outer(y, X), y),
+        MatrixSensing.from_rank_one(np.tile(X, (8, 1)), None, y),
+        MatrixSensing.from_entries(*entries, y, X.shape),
+    ):
+        operator = problem.measurements
+        operator.apply(U, U)
+        for symmetric in (False, True):
+            for loss in ("l1", "squared"):
+                operator.linearize(U, U, problem.targets, loss, symmetric)
+            operator.reweighted(U, U, problem.targets, 1.0, symmetric)
