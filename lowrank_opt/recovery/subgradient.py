@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 __all__ = ["SubgradientMethod"]
 
 # Defaults by schedule: relative step, decay.
-_ETA0 = {"loss": 0.25, "geometric": 0.15, "two-phase": 0.15, "polyak": 1.0}
+_ETA0 = {"loss": 0.25, "geometric": 0.15, "two-phase": 0.05, "polyak": 1.0}
 _RHO = {"geometric": 0.99, "two-phase": 0.97}
 # Relative size of the start: sampled entries keep a floor of some alpha.
 _ALPHA, _ALPHA_ENTRIES = 1e-6, 1e-8
@@ -32,6 +32,8 @@ _ALPHA, _ALPHA_ENTRIES = 1e-6, 1e-8
 _LOSS_PROGRESS, _SIZE_PROGRESS = 2e-3, 5e-2
 # A step this much smaller than the first one cannot move the iterate visibly any more.
 _SMALL_STEP = 1e-8
+# Part of a singular value of the data's signs, squared, that must be more than chance to count.
+_VISIBLE = 0.3
 # A warm start begins with a step of this many times its residual.
 _WARM = 3.0
 # Iterations between two looks at the held-out measurements.
@@ -70,6 +72,8 @@ class SubgradientState(State):
         Loss and size of the factors at the last progress.
     idle : int
         Iterations since then.
+    hold : int
+        Iterations before which the decay of "two-phase" does not begin.
     held : ndarray of int
         Measurements that are kept out.
     held_value : float
@@ -87,6 +91,7 @@ class SubgradientState(State):
     value_mark: float = math.inf
     size_mark: float = 0.0
     idle: int = 0
+    hold: int = 0
     held: Any = None
     held_value: float = math.inf
     alpha: float = 0.0
@@ -122,7 +127,7 @@ class SubgradientMethod(Solver):
         proportional to the loss, ``eta0 / s_1`` times the gradient step it stands for; for exact
         measurements without outliers only. "polyak": ``eta0 (f - f_min) / |gradient|²``.
     eta0 : float or None, default=None
-        First step, relative. ``None``: 0.15 ("two-phase", "geometric"), 0.25 ("loss"),
+        First step, relative. ``None``: 0.05 ("two-phase"), 0.15 ("geometric"), 0.25 ("loss"),
         1 ("polyak").
     rho : float or None, default=None
         Decay of the step, between 0 and 1. ``None``: 0.97 ("two-phase"), 0.99 ("geometric").
@@ -276,8 +281,6 @@ class SubgradientMethod(Solver):
             state.unit = norm / top if top else 0.0
         if x0 is None:
             state.U, state.V = factors
-            if self.schedule == "geometric":
-                self._check_budget(problem, cache, sp.values, state.alpha)
         else:
             x0 = problem.start(x0)
             state.U, state.V = (
@@ -286,8 +289,10 @@ class SubgradientMethod(Solver):
             )
         if problem.symmetric:
             state.V = None
+        if self.schedule in _RHO and (x0 is None or x0.rank < k):
+            self._plan(problem, state, cache, sp.values)
         self._measure(problem, state)
-        if x0 is not None and self.schedule in ("geometric", "two-phase"):
+        if x0 is not None and self.schedule in _RHO:
             state.unit *= min(1.0, _WARM * state.residual)
         self._keep_held(problem, state, cache)
         return state
@@ -315,6 +320,7 @@ class SubgradientMethod(Solver):
         """Converged by the residual; stalled when steps have become too small to matter."""
         assert isinstance(state, SubgradientState)
         status = super().terminate(problem, state)
+        state.message = ""
         if status is Status.DIVERGED:
             state.message = "Take a smaller eta0"
         elif status is None and self._stalled(problem, state):
@@ -323,7 +329,10 @@ class SubgradientMethod(Solver):
                 f"The step has fallen to {state.decay:.0e} of the first one"
                 if self.schedule in _RHO
                 else f"No progress in {state.idle} iterations"
-            ) + ": noise, the start alpha of an over-specified rank, or local minima limit it"
+            ) + ": noise, the start alpha of an over-specified rank, or local minima limit it. "
+        if status in (Status.CONVERGED, Status.STALLED):
+            rank = self.inner_results(state)["rank_at_gap"]
+            state.message += f"Rank {rank:.0f} at the gap of {problem.rank_limit} singular values"
         return status
 
     def point(self, problem: Any, state: State) -> LowRankMatrix:
@@ -414,8 +423,8 @@ class SubgradientMethod(Solver):
         if better or size > (1.0 + _SIZE_PROGRESS) * state.size_mark:
             state.value_mark = min(state.value, state.value_mark)
             state.size_mark, state.idle = size, 0
-        if self.schedule == "two-phase" and state.idle >= self.patience:
-            state.decaying = True
+        if self.schedule == "two-phase" and state.nit >= state.hold:
+            state.decaying |= state.idle >= self.patience
 
     def _stalled(self, problem: Any, state: SubgradientState) -> bool:
         if self.schedule not in _RHO:
@@ -441,26 +450,29 @@ class SubgradientMethod(Solver):
         if value < state.held_value or state.best is None:
             state.best, state.held_value = self.point(problem, state), value
 
-    def _check_budget(self, problem: Any, cache: _Cache, values: Any, alpha: float) -> None:
-        """Warn when a geometric schedule is too short for what the start shows."""
+    def _plan(
+        self, problem: Any, state: SubgradientState, cache: _Cache, values: NDArray[np.float64]
+    ) -> None:
+        """Allow for the growth of the weakest direction that shows in the data, or warn."""
         m, n = problem.shape
-        size = cache.targets.size
         # The largest singular value that signs without any signal would have.
         spread = 2.0 * m if problem.symmetric else (math.sqrt(m) + math.sqrt(n)) ** 2
-        squares = values**2 - cache.c * spread / size
-        signal = np.sqrt(squares[squares > 0.3 * values**2])
-        if not signal.size or alpha >= 1.0:
+        squares = values**2 - cache.c * spread / cache.targets.size
+        signal = np.sqrt(squares[squares > _VISIBLE * values**2])
+        if not signal.size or state.alpha >= 1.0:
             return
-        eta0 = _ETA0["geometric"] if self.eta0 is None else self.eta0
+        eta0 = _ETA0[self.schedule] if self.eta0 is None else self.eta0
         growth = (2.0 if problem.symmetric else 1.0) * eta0 * float(signal[-1] / values[0])
-        needed = growth / math.log(1.0 / alpha)
-        if needed < 1.0 - self._rho():
-            digits = 10.0 ** (1 - math.floor(math.log10(needed)))
-            enough = 1.0 - math.floor(needed * digits) / digits
+        distance = math.log(1.0 / state.alpha)
+        state.hold = math.ceil(distance / math.log1p(growth))
+        slowest = growth / distance
+        if self.schedule == "geometric" and slowest < 1.0 - self._rho():
+            digits = 10.0 ** (1 - math.floor(math.log10(slowest)))
+            enough = 1.0 - math.floor(slowest * digits) / digits
             warnings.warn(
                 f"rho={self._rho():g} with schedule='geometric' stops the growth from "
-                f"alpha={alpha:g} before the weakest direction that shows in the data is there, "
-                f"and may leave the answer at 0; rho >= {enough:.10g} would suffice, or "
+                f"alpha={state.alpha:g} before the weakest direction that shows in the data is "
+                f"there, and may leave the answer at 0; rho >= {enough:.10g} would suffice, or "
                 "schedule='two-phase'",
                 AccuracyWarning,
                 stacklevel=2,
