@@ -399,6 +399,8 @@ def test_layouts_of_dense_measurements(layout, rng, tmp_path):
     x = rng.standard_normal((4, 2)), rng.standard_normal((4, 2))
     problem = MatrixSensing.from_dense(given, y)
     assert problem.objective(x) == MatrixSensing.from_dense(A, y).objective(x)
+    # Otherwise the kernels would be compiled once more.
+    assert problem.measurements.A.flags.writeable
     assert problem.measurements.linearize(*x, problem.targets, "l1").norm > 0
 
 
