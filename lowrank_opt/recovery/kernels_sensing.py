@@ -65,8 +65,13 @@ L1, SQUARED, CLIPPED = 0, 1, 2
 _CHUNK = 512
 # The rows that are read twice, and as many that are fetched ahead, should fit the L2 cache.
 _EIGHT_ROWS, _FOUR_ROWS = 128 * 1024, 512 * 1024
+# Measurements of this size may lie in the last cache, and need not be fetched ahead.
+_CACHED = 16 * 1024 * 1024
 _FAST = {"reassoc", "contract", "arcp"}
 _TASKS_PER_THREAD = 4
+# Numbers and entries here that take the time of one entry of a row solve: threads pay from some
+# twenty thousand of these on.
+_NUMBERS, _ENTRIES = 50, 10
 
 
 # --------------------------------------------------------------------------------------------
@@ -207,7 +212,7 @@ def _signs8(typingctx, w8, y, first, signs, place):
     return signature, codegen
 
 
-_dots_8, _dots_4, _dots_2, _dots_1 = (_dots_intrinsic(count) for count in (8, 4, 2, 1))
+_dots_4, _dots_2, _dots_1 = (_dots_intrinsic(count) for count in (4, 2, 1))
 _axpy_8, _axpy_4, _axpy_2, _axpy_1 = (_axpy_intrinsic(count) for count in (8, 4, 2, 1))
 
 
@@ -281,13 +286,13 @@ def _square_sum(w8):
 
 
 @njit(cache=True, error_model="numpy", nogil=True)
-def fused_dense(lo, hi, A, y, x, rows, loss, delta, sums, stats, w8):
+def fused_dense(lo, hi, A, y, x, rows, ahead, loss, delta, sums, stats, w8):
     """Set ``sums[c] = Σ ψ(e_i) A_i`` over the measurements i of each chunk c in ``lo … hi-1``.
 
     `A` (N, width) C order, `y` (N,), `x` (width,), all of one dtype; `rows` 8, 4 or 2: read at a
-    time, twice, the second time from the cache; `sums` (chunks, width) of that dtype; `stats`
-    (chunks, 3) float64 gets the sums of ρ(e), of w = ψ(e)/e and of w y² (the last two for CLIPPED
-    only); `w8` (8,) work space.
+    time, twice, the second time from the cache; `ahead` says to fetch the next ones meanwhile;
+    `sums` (chunks, width) of that dtype; `stats` (chunks, 3) float64 gets the sums of ρ(e), of
+    w = ψ(e)/e and of w y² (the last two for CLIPPED only); `w8` (8,) work space.
 
     Cost: 4 N width flops, one pass over `A`.
     """
@@ -305,7 +310,7 @@ def fused_dense(lo, hi, A, y, x, rows, loss, delta, sums, stats, w8):
         while i < stop:
             live = rows if i + rows <= stop else 1
             if live == 8:
-                _dots_8(A, i, x, vectors, w8)
+                row_dots8(A, i, 0, x, vectors, w8)
             elif live == 4:
                 _dots_4(A, i, x, vectors, w8)
             elif live == 2:
@@ -316,7 +321,9 @@ def fused_dense(lo, hi, A, y, x, rows, loss, delta, sums, stats, w8):
             value += v
             mass += m
             scale += t
-            if live == 8:
+            if live == 8 and not ahead:
+                row_axpy8(A, i, 0, w8, acc, vectors)
+            elif live == 8:
                 _axpy_8(A, i, w8, acc, vectors)
             elif live == 4:
                 _axpy_4(A, i, w8, acc, vectors)
@@ -394,8 +401,6 @@ def fused_rank_one(
             value += v
             mass += m
             scale += t
-            for s in range(live, 8):
-                w8[s] = 0
             for r in range(k):
                 for s in range(8):
                     f8[s] = w8[s] * q[r, s]
@@ -677,12 +682,12 @@ def dense_pass(
     """
     size, width = A.shape
     n_chunks = -(-size // _CHUNK)
-    sums, stats = aligned_empty((n_chunks, width), A.dtype), np.empty((n_chunks, 3))
+    sums, stats = np.empty((n_chunks, width), A.dtype), np.empty((n_chunks, 3))
     bytes_a_row = width * A.itemsize
     rows = 8 if bytes_a_row <= _EIGHT_ROWS else 4 if bytes_a_row <= _FOUR_ROWS else 2
-    threads = _thread_count(n_threads, A.size)
-    work = aligned_zeros((threads, 128 // A.itemsize), A.dtype)
-    arguments = (A, y, x, rows, loss, float(delta), sums, stats)
+    threads = _thread_count(n_threads, A.size // _NUMBERS)
+    work = np.zeros((threads, 128 // A.itemsize), A.dtype)
+    arguments = (A, y, x, rows, A.nbytes > _CACHED, loss, float(delta), sums, stats)
     _each_chunk(fused_dense, n_chunks, arguments, work, threads)
     slope = np.empty(width)
     add_chunks(sums, slope)
@@ -746,7 +751,7 @@ def rank_one_pass(
     sketched = aligned_empty((n_chunks, len(sketch), A.shape[1]), dtype)
     mirrored = aligned_empty((n_chunks, len(mirror), B.shape[1]), dtype)
     stats = np.empty((n_chunks, 3))
-    threads = _thread_count(n_threads, A.size * max(k, 1))
+    threads = _thread_count(n_threads, A.size * max(k, 1) // _NUMBERS)
     line = 128 // A.itemsize
     work = aligned_zeros((threads, line * -(-16 * (k + 1) // line)), dtype)
     factors = (padded(U.T, dtype), padded(V.T, dtype))
@@ -793,6 +798,7 @@ def predict_entries(
     """
     F, X = padded(V, dtype), padded(U, dtype)
     out = np.empty(len(indices), dtype)
+    n_threads = _thread_count(n_threads, len(indices) // _ENTRIES)
     _run(entry_values, indptr, (indices, F, X, out), F, n_threads, None)
     return out
 
@@ -847,6 +853,7 @@ def entry_pass(
     dtype, size, (m, k) = y.dtype, len(y), U.shape
     indptr, indices, weights = rows
     csc_indptr, csc_indices, csc_weights = columns
+    n_threads = _thread_count(n_threads, size // _ENTRIES)
     F, X = padded(V, dtype), padded(U, dtype)
     slopes = np.empty(size, np.int8 if loss == L1 else dtype)
     left, right = aligned_empty(X.shape, dtype), aligned_empty(F.shape, dtype)

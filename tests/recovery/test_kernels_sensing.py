@@ -64,9 +64,10 @@ def double(*arrays):
 @pytest.mark.parametrize(
     ("shape", "size"), [((1, 1), 1), ((3, 5), 7), ((4, 4), 8), ((7, 9), 9), ((5, 6), 1037)]
 )
-@pytest.mark.parametrize("rows", [8, 4, 2])
-def test_dense_pass_is_the_reference(monkeypatch, dtype, loss, shape, size, rows):
-    """Also with the fewer rows at a time that long rows get."""
+@pytest.mark.parametrize(("rows", "cached"), [(8, 0), (8, np.inf), (4, 0), (2, 0)])
+def test_dense_pass_is_the_reference(monkeypatch, dtype, loss, shape, size, rows, cached):
+    """Also with the fewer rows at a time that long rows get, and in the cache."""
+    monkeypatch.setattr(sensing, "_CACHED", cached)
     monkeypatch.setattr(sensing, "_EIGHT_ROWS", np.inf if rows == 8 else 0)
     monkeypatch.setattr(sensing, "_FOUR_ROWS", np.inf if rows >= 4 else 0)
     A, U, V, y = dense_case(np.random.default_rng(size), dtype, shape, size, 1)
