@@ -98,13 +98,6 @@ class _GrossErrorsMixin:
         if x0 is not None and (x0.shape != split.shape or x0.rank > split.rank_limit):
             x0 = None
         result = run_solver(self, solver, problem, X=X, x0=x0)
-        if rank == "auto" and result.x.rank == 0:
-            warnings.warn(
-                f"{name}: with rank='auto' no direction was found that predicts held-out entries: "
-                "the low-rank part is 0; give rank=1 or more if there is one",
-                AccuracyWarning,
-                stacklevel=4,
-            )
         sizes = np.abs(split.residual(result.x))
         self._delta = problem.robust_scale(sizes)
         # What the solver left undone is no gross error.
