@@ -15,7 +15,6 @@ from lowrank_opt.core.solver import Solver
 from lowrank_opt.core.state import State, Status
 from lowrank_opt.recovery import kernels
 from lowrank_opt.recovery import kernels_robust as robust
-from lowrank_opt.recovery.alternating import _orthogonalize
 from lowrank_opt.recovery.lowrank import LowRankMatrix
 from lowrank_opt.recovery.row_rescue import rescue_rows
 
@@ -27,54 +26,88 @@ if TYPE_CHECKING:
 __all__ = ["HuberALS"]
 
 GROWING, REFINING = 0, 1
-# Quantiles over more entries than this are taken over an evenly spaced sample of half as many,
-# as in the certificate.
-_SAMPLE = 400_000
-_GROWTH_SAMPLE = 40_000
-_HELD_SAMPLE = 50_000
+# Huber's constant times the factor that makes a median deviation a standard deviation.
+_HUBER = 1.345 * 1.4826
+_INLIER = 3.0 * 1.4826
+# Medians over more entries than this are taken over an evenly spaced sample of half as many, as
+# in the certificate; while the rank grows, over fewer.
+_SAMPLE, _GROWTH_SAMPLE, _HELD_SAMPLE = 400_000, 40_000, 50_000
 # Sweeps at each rank: at least, at most; the search goes on to the next rank when the median of
-# the residual falls by less than a tenth in a sweep.
-_SWEEPS = (4, 40)
-_SLOW = 0.9
+# the residual falls by less than this factor in a sweep.
+_SWEEPS = (4, 60)
+_SLOW = 0.97
 # Blocks of directions, with few sweeps each, from this number of entries on.
 _MANY_ENTRIES = 2_000_000
 _BLOCK_SWEEPS = 3
 _SUBSPACE_ITERATIONS = 4
 # Directions are kept when they lower the held-out errors by this many standard errors, given up
-# when they raise them as much, and after so many without either. The rank is found when the median
-# of the residual is this part of the data's.
-_BETTER, _WORSE = 2.0, 3.0
-_TRIES = 4
+# when they raise them by so many, and after so many directions without either.
+_BETTER, _WORSE, _TRIES = 2.0, 3.0, 4
+# The rank is found when the median of the residual is this part of the data's, by precision.
 _EXACT = {4: 3e-5, 8: 1e-5}
+# Rows that most entries contradict are looked for at the end, and every so many sweeps.
+_RESCUES, _RESCUE_EVERY = 5, 10
+# Below this step `delta` moves from the median's scale to that of the problem.
+_SETTLED = 1e-3
 # Sweeps without a smaller residual after which a run counts as stalled.
 _PATIENCE = 25
-# Rows that most entries contradict are looked for at the end, and every so many sweeps.
-_RESCUES = 5
-_RESCUE_EVERY = 10
 _NUMERICAL_RANK = 1e-7
+_BLOCK = 4096
+# Limit on iterations of the sub-gradient start.
+_SMALL_ITERATIONS = 2000
 
 
 class _Cache(NamedTuple):
     residual: NDArray[Any]
     held: NDArray[np.int64]
     held_rows: NDArray[np.int64]
-    work: list[Any]
+    size: float  # of the data: what rounding is relative to
+    factors: list[NDArray[Any]]  # before the last sweep, to fall back on
 
 
 @dataclass
 class HuberState(State):
-    """Padded factors, and where in the search the run is."""
+    """Padded factors, and where in the search the run is.
+
+    Parameters
+    ----------
+    U, V : ndarray
+        Factors in the layout of the kernels.
+    rank : int
+        Their number of columns.
+    phase : int
+        0: the rank grows; 1: it is final.
+    delta : float
+        Threshold of the next sweep.
+    power : int
+        2 while the weights are squared.
+    inner : int
+        Sweeps at this rank, or since it is final; -1: directions are to be added.
+    median : float
+        Median of the residual after the last sweep while the rank grows.
+    salt : int
+        Chooses the held-out entries.
+    saved : tuple or None
+        Factors, delta and rank before directions that have not proved useful yet.
+    tries : int
+        Number of these directions.
+    lowest, idle : float, int
+        Smallest residual since the rank is final, sweeps since then.
+    rescues : int
+        How often rows were fitted anew at this rank.
+    """
 
     U: Any = None
     V: Any = None
     rank: int = 0
     phase: int = GROWING
     delta: float = math.inf
+    power: int = 1
     inner: int = 0
     median: float = math.inf
-    tries: int = 0
     salt: int = 0
     saved: Any = None
+    tries: int = 0
     lowest: float = math.inf
     idle: int = 0
     rescues: int = 0
@@ -84,64 +117,107 @@ class HuberALS(Solver):
     r"""Alternating reweighted least squares with Huber weights, for data with gross errors.
 
     Every half sweep fixes one factor and moves each row of the other one to the minimum of its
-    weighted regression, entries weighted by ``min(1, delta / |e|)`` with e their residual. The
-    threshold `delta` follows the median of the residual down, by a limited factor a sweep.
+    weighted regression, with weights :math:`\min(1, \delta / |e|)` for residuals e. The threshold
+    :math:`\delta` follows the median of :math:`|e|` down, by a limited factor a sweep.
 
-    The default start grows the rank: from 0, the leading singular direction of the clipped
-    residual is added and swept, until the rank of the problem is reached, or (``rank="auto"``)
-    until held-out entries are not predicted any better; the direction that did not help is taken
-    out again.
+    By default the rank grows: the leading singular direction of the clipped residual is added and
+    swept in, until the rank of the problem is reached, or, when that is not known, until entries
+    that were held out are not predicted better any more; directions that did not help are taken
+    out again, and the sweeps go on with all entries.
 
     Parameters
     ----------
     tol : float, default=1e-6
-        Stops when the relative reweighted step is at most `tol`: the root of the decrease of the
-        reweighted sum of squares that solving all rows, and all columns, would bring, over the
-        weighted square of the data (see :meth:`LowRankPlusSparse.certificate`, whose formula
-        has mean curvatures for the rows' own).
+        Stops when the relative reweighted step is at most `tol`: its square is the decrease of
+        the weighted sum of squares that solving for all rows, plus that for all columns, would
+        bring, relative to the weighted square of the data. The certificate of
+        :class:`~lowrank_opt.recovery.LowRankPlusSparse` measures it with mean curvatures instead
+        of each row's own. It is not known (infinite) while the rank grows.
     max_iter : int, default=200
         Limit on sweeps, those at smaller ranks included.
     max_time : float or None, default=None
         Limit on seconds.
     check_every : int, default=1
         Sweeps between two checks.
-    start : {"growth", "spectral"}, default="growth"
-        "growth": see above. "spectral": all directions at once, from the clipped data; faster,
-        and fails when gross errors are large and singular values differ. A problem with
-        ``rank="auto"`` is always grown.
+    start : {"growth", "spectral", "small"}, default="growth"
+        "growth": see above. "spectral": all directions at once; faster, but it fails when gross
+        errors are large or singular values differ. "small": the factors of a
+        :class:`~lowrank_opt.recovery.SubgradientMethod`, cut at the gap of their singular values
+        when the rank is not known; for the absolute loss. An unknown rank is grown with "spectral",
+        too.
     weights : {"huber", "welsch"}, default="huber"
-        "welsch": squared weights, ``min(1, (delta / |e|)²)``, once the rank is found.
+        "welsch": once the rank is found, squared weights until the steps are below `tol`, then
+        Huber's where these still move the point. Large errors lose all influence, and a wrong
+        point is as stable as the right one.
     outlier_bound : float or None, default=None
-        With a number in (0, 0.5), `delta` is at least the ``1 - outlier_bound`` quantile of the
-        residual's size while the rank grows. A bound that is met exactly lets large errors in;
-        without one (``None``) `delta` follows the median alone, which stands up to 40 per cent.
-    decay : float, default=0.3
-        Smallest factor by which `delta` changes in a sweep.
-    min_kept : int or None, default=None
+        With a number in (0, 0.5), :math:`\delta` is at least the ``1 - outlier_bound`` quantile of
+        :math:`|e|` while the rank grows. A bound that is met exactly lets large errors in; by the
+        median alone (``None``) 40 % of gross errors were withstood.
+    decay : float, default=0.1
+        Smallest factor by which :math:`\delta` changes in a sweep.
+    min_kept : int, default=0
         Entries of every row and column that keep full weight while the rank grows, the row's own
-        threshold being raised when there are fewer; ``None``: 0. Huber weights never cut off a
-        row altogether, and a higher threshold keeps gross errors in: it is useful with few, very
-        unequal observations at most.
+        threshold being doubled while there are fewer. Huber weights never cut a row off; more
+        entries kept than the rank has columns let gross errors in.
     growth_block : int or None, default=None
-        Directions added at a time when the rank is known; ``None``: 1, or a third of the rank
-        from 2 million entries on, with three sweeps for each block.
+        Directions to add at a time when the rank is known, with three sweeps for each block;
+        ``None``: 1 with as many sweeps as help, or a third of the rank from 2 million entries on.
     holdout : float, default=0.05
-        Part of the entries that is held out while the rank is unknown.
+        Part of the entries to hold out while an unknown rank grows.
     n_threads : int or None, default=None
         Threads; the result has the same bits for every number.
     random_state : int, Generator or None, default=None
-        Seed of the singular vectors' starts, of the held-out entries and of row repairs.
+        Seed of singular vectors, held-out entries and repairs.
+
+    Notes
+    -----
+    *Rank.* A direction is kept when errors of held-out entries, clipped at their former median,
+    fall by two standard errors (entry by entry); growth ends after a rise of three, or after four
+    directions in doubt. ``Result.message`` says which rank was found.
+
+    *Repairs.* Given the other factor, every row is a regression with outliers of its own, and in
+    a row with few entries, many of them wrong, reweighting can stop in a wrong place. Rows that
+    more than half of their entries contradict are therefore fitted anew to random subsets, and
+    changed when more entries agree then. ``Result.counts["rescued_rows"]`` counts them.
+
+    *Warm start.* With ``x0`` of the problem's rank (any rank when it is not known) the run begins
+    with the final sweeps; fewer columns are grown.
+
+    *Stops* also (``STALLED``) when the step has not become smaller for 25 sweeps: at the rounding
+    level of float32, for instance, which is some 1e-7.
+
+    *Counters*: ``sweeps``; ``passes`` over the data, two a sweep and two a check of the answer;
+    ``matvecs`` of the clipped residual; ``damped_rows`` and ``failed_rows``: solves of rows with
+    too few or dependent entries, and rows left alone.
+
+    Cost per sweep: ``2·N·k·(k + 5)`` flops; memory beyond the problem: 4 bytes (an index) and one
+    number an entry.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from lowrank_opt.recovery import HuberALS, LowRankPlusSparse
+    >>> rng = np.random.default_rng(0)
+    >>> L = rng.standard_normal((60, 2)) @ rng.standard_normal((2, 50))
+    >>> M = L.copy()
+    >>> M[rng.random(M.shape) < 0.1] += 10.0
+    >>> M[rng.random(M.shape) < 0.3] = np.nan
+    >>> result = HuberALS(tol=1e-9, random_state=0).solve(LowRankPlusSparse.from_dense(M))
+    >>> result.success, result.x.rank
+    (True, 2)
+    >>> bool(np.abs(result.x.to_dense() - L).max() < 1e-6)
+    True
     """
 
     requires: ClassVar[tuple[type, ...]] = (HasObservations, HasObjective, HasCertificate)
-    monotone = False
+    monotone: ClassVar[bool] = False
     blas_threads = 1
     _parameter_constraints: ClassVar[dict[str, list[Any]]] = {
-        "start": [StrOptions({"growth", "spectral"})],
+        "start": [StrOptions({"growth", "spectral", "small"})],
         "weights": [StrOptions({"huber", "welsch"})],
         "outlier_bound": [None, Interval(Real, 0, 0.5, closed="neither")],
         "decay": [Interval(Real, 0, 1, closed="neither")],
-        "min_kept": [None, Interval(Integral, 0, None)],
+        "min_kept": [Interval(Integral, 0, None)],
         "growth_block": [None, COUNT],
         "holdout": [Interval(Real, 0, 0.5, closed="neither")],
     }
@@ -156,8 +232,8 @@ class HuberALS(Solver):
         start: str = "growth",
         weights: str = "huber",
         outlier_bound: float | None = None,
-        decay: float = 0.3,
-        min_kept: int | None = None,
+        decay: float = 0.1,
+        min_kept: int = 0,
         growth_block: int | None = None,
         holdout: float = 0.05,
         n_threads: int | None = None,
@@ -190,7 +266,7 @@ class HuberALS(Solver):
             ("nonnegative", False), ("implicit_weight", 0),
         ):  # fmt: skip
             if getattr(problem, name, wanted) != wanted:
-                missing.append(f"{name}={wanted!r}")
+                missing.append(f"{'center' if name == 'centered' else name}={wanted!r}")
         return missing
 
     def init(self, problem: LowRankPlusSparse, x0: Any = None) -> HuberState:
@@ -200,17 +276,20 @@ class HuberALS(Solver):
         state.salt = int(state.rng.integers(1 << 62))
         U, V = (np.zeros((length, 0), problem.dtype) for length in problem.shape)
         if x0 is not None:
-            U, V = _compressed(problem.start(x0))
+            U, V = _without_empty_directions(problem.start(x0))
+        elif self.start == "small":
+            U, V = self._small_start(problem, state)
         _set_factors(state, U, V)
-        if state.rank and (not problem.rank_known or state.rank >= problem.rank_limit):
-            state.phase = REFINING
+        final = state.rank == problem.rank_limit if problem.rank_known else state.rank > 0
+        if final:
+            self._settle(problem, state)
         cache = self._prepare(problem, state)
-        sizes = np.abs(self._sample(cache.residual))
-        state.delta = max(float(np.median(sizes)), problem.robust_scale(sizes))
-        if state.phase == REFINING:
-            state.delta = problem.robust_scale(sizes)
+        sizes = np.abs(_sample(cache.residual))
+        if final:
+            state.delta = max(problem.robust_scale(sizes), _HUBER * float(np.median(sizes)))
             self._measure(problem, state, cache)
         else:
+            state.delta = _HUBER * float(np.median(sizes)) or cache.size
             self._grow(problem, state, cache)
         return state
 
@@ -223,15 +302,16 @@ class HuberALS(Solver):
                 self._grow(problem, state, cache)
             moved = self._sweep(problem, state, cache)
             state.nit += 1
-            if not math.isfinite(moved):
+            if not (math.isfinite(moved) and all(np.isfinite(F).all() for F in (state.U, state.V))):
+                state.U, state.V = cache.factors
                 state.residual = math.nan
-                return state
+                break
             if state.phase == GROWING:
                 self._search(problem, state, cache)
             else:
                 self._refine(problem, state, cache, moved)
-                if state.residual <= self.tol:
-                    break
+            if self.terminate(problem, state) is not None:
+                break
         return state
 
     def terminate(self, problem: LowRankPlusSparse, state: State) -> Status | None:
@@ -241,15 +321,7 @@ class HuberALS(Solver):
             return Status.DIVERGED
         if state.residual <= self.tol:
             return Status.CONVERGED
-        if state.idle >= _PATIENCE:
-            state.message = _join(
-                state.message,
-                f"No smaller step in {_PATIENCE} sweeps: the precision of {problem.dtype} limits it"
-                if state.lowest < 1e3 * np.finfo(problem.dtype).eps
-                else f"No smaller step in {_PATIENCE} sweeps",
-            )
-            return Status.STALLED
-        return None
+        return Status.STALLED if state.idle >= _PATIENCE else None
 
     def point(self, problem: LowRankPlusSparse, state: State) -> LowRankMatrix:
         """Return the factors, without padding."""
@@ -260,59 +332,54 @@ class HuberALS(Solver):
     # -- the search for the rank -----------------------------------------------------------------
 
     def _search(self, problem: LowRankPlusSparse, state: HuberState, cache: _Cache) -> None:
-        """After a sweep at a rank that is not final: go on, grow, or begin the refinement."""
-        sizes = np.abs(self._sample(cache.residual, _GROWTH_SAMPLE))
-        median = float(np.median(sizes))
-        state.delta = max(self.decay * state.delta, problem.robust_scale(sizes))
+        """After a sweep at a rank that need not be final: go on, grow, or settle."""
+        sizes = np.abs(_sample(cache.residual, _GROWTH_SAMPLE))
+        median, before = float(np.median(sizes)), state.median
+        state.median = median
+        floor = float(np.finfo(problem.dtype).eps) * cache.size
+        state.delta = max(_HUBER * median, self.decay * state.delta, floor)
         if self.outlier_bound is not None:
             state.delta = max(state.delta, float(np.quantile(sizes, 1.0 - self.outlier_bound)))
         state.inner += 1
-        least, most = _SWEEPS
-        if self._blocks(problem) > 1:
-            least = most = _BLOCK_SWEEPS
-        slow = median > _SLOW * state.median
-        state.median = median
-        exact = median <= _EXACT[problem.dtype.itemsize] * _size(problem)
-        if not exact and state.inner < most and not (slow and state.inner >= least):
-            return
+        many = self._block(problem) > 1
+        least, most = (_BLOCK_SWEEPS, _BLOCK_SWEEPS) if many else _SWEEPS
+        exact = median <= _EXACT[problem.dtype.itemsize] * cache.size
+        if not exact and state.inner < most:
+            if state.inner < least or median <= _SLOW * before:
+                return
+            state.rescues += 1
+            if state.rescues == 1 and self._rescue(problem, state, cache):
+                state.median = math.inf
+                return
         state.inner = -1
         if problem.rank_known:
             if state.rank >= problem.rank_limit:
-                self._settle(problem, state, cache)
+                self._settle(problem, state)
             return
         gain = self._gain(problem, state, cache)
         if gain > _BETTER:
             state.saved = None
         if exact or state.rank >= problem.rank_limit or gain < -_WORSE or state.tries >= _TRIES:
             if state.saved is not None:
-                self._restore(problem, state, cache)
-            self._settle(problem, state, cache)
+                state.U, state.V, state.delta, state.rank = state.saved
+                self._refresh(problem, state, cache)
+            self._settle(problem, state)
 
     def _gain(self, problem: LowRankPlusSparse, state: HuberState, cache: _Cache) -> float:
         """Return by how many standard errors held-out entries are predicted better than before.
 
         Compared are errors clipped at the median of the earlier ones, entry by entry.
         """
-        if state.saved is None or state.saved[0].shape[1] == 0:
-            return math.inf
+        assert state.saved is not None
         U, V, _, rank = state.saved
+        if rank == 0:
+            return math.inf
         before = _held_errors(problem, cache, U[:, :rank], V[:, :rank])
         after = _held_errors(problem, cache, state.U[:, : state.rank], state.V[:, : state.rank])
-        bound = float(np.median(before))
+        bound = float(np.median(before)) if before.size else 0.0
         gains = np.minimum(before, bound) - np.minimum(after, bound)
-        deviation = float(gains.std())
-        return float(gains.mean()) * math.sqrt(len(gains)) / deviation if deviation else 0.0
-
-    def _restore(self, problem: LowRankPlusSparse, state: HuberState, cache: _Cache) -> None:
-        """Return to the factors before directions were added that did not help."""
-        state.U, state.V, state.delta, state.rank = state.saved
-        self._refresh(problem, state, cache)
-
-    def _settle(self, problem: LowRankPlusSparse, state: HuberState, cache: _Cache) -> None:
-        """Begin the refinement at the present rank, with all entries."""
-        state.phase, state.saved, state.inner = REFINING, None, 0
-        if not problem.rank_known:
-            state.message = f"Rank found: {state.rank}"
+        deviation = float(gains.std()) if gains.size else 0.0
+        return float(gains.mean()) * math.sqrt(gains.size) / deviation if deviation else 0.0
 
     def _grow(self, problem: LowRankPlusSparse, state: HuberState, cache: _Cache) -> None:
         """Append the leading singular directions of the clipped residual to `V`."""
@@ -322,7 +389,7 @@ class HuberALS(Solver):
                 state.saved, state.tries = (state.U, state.V, state.delta, state.rank), 0
             state.tries += 1
         obs, k, dtype = problem.observations, state.rank, problem.dtype
-        block = min(self._blocks(problem), problem.rank_limit - k)
+        block = min(self._block(problem), problem.rank_limit - k)
         weighting = self._weighting(state)
         Q = state.rng.standard_normal((problem.shape[1], block)).astype(dtype)
         for _ in range(_SUBSPACE_ITERATIONS):
@@ -336,9 +403,9 @@ class HuberALS(Solver):
         Q *= dtype.type(math.sqrt(problem.shape[1]))
         U = np.hstack([state.U[:, :k], np.zeros((problem.shape[0], block), dtype)])
         _set_factors(state, U, np.hstack([state.V[:, :k], Q]))
-        state.inner, state.median = 0, math.inf
+        state.inner, state.rescues, state.median = 0, 0, math.inf
 
-    def _blocks(self, problem: LowRankPlusSparse) -> int:
+    def _block(self, problem: LowRankPlusSparse) -> int:
         """Return the number of directions to add at a time."""
         if not problem.rank_known:
             return 1
@@ -349,38 +416,74 @@ class HuberALS(Solver):
         many = problem.observations.nnz >= _MANY_ENTRIES
         return -(-problem.rank_limit // 3) if many else 1
 
-    # -- the refinement --------------------------------------------------------------------------
+    def _small_start(self, problem: Any, state: HuberState) -> tuple[NDArray[Any], NDArray[Any]]:
+        """Factors of a sub-gradient run with a small start, cut at the gap."""
+        from lowrank_opt.recovery.subgradient import SubgradientMethod
+
+        method = SubgradientMethod(max_iter=_SMALL_ITERATIONS)
+        method.check(problem)
+        run = method.init(problem)
+        while method.terminate(problem, run) is None and run.nit < _SMALL_ITERATIONS:
+            run = method.step(problem, run, 25)
+        state.count(subgradient_iterations=run.nit)
+        x = method.point(problem, run)
+        rank = problem.rank_limit
+        if not problem.rank_known:
+            rank = int(method.inner_results(run)["rank_at_gap"])
+        return _truncated(x, max(rank, 1))
+
+    # -- the final sweeps ------------------------------------------------------------------------
+
+    def _settle(self, problem: LowRankPlusSparse, state: HuberState) -> None:
+        """Begin the sweeps at the final rank, with all entries."""
+        state.phase, state.saved, state.inner, state.rescues = REFINING, None, 0, 0
+        state.power = 2 if self.weights == "welsch" else 1
+        state.message = "" if problem.rank_known else f"Rank found: {state.rank}"
 
     def _refine(
         self, problem: LowRankPlusSparse, state: HuberState, cache: _Cache, moved: float
     ) -> None:
         """After a sweep at the final rank: the next threshold, and whether to stop."""
-        scale = problem.robust_scale(np.abs(self._sample(cache.residual)))
-        falling = scale < self.decay * state.delta
-        state.delta = max(scale, self.decay * state.delta)
-        state.residual = max(moved, math.nextafter(self.tol, math.inf))
+        sizes = np.abs(_sample(cache.residual))
+        goal, scale = problem.robust_scale(sizes), _HUBER * float(np.median(sizes))
+        if moved > _SETTLED:  # a constant threshold below the median's is for the end
+            goal = max(goal, scale)
+        falling = goal < self.decay * state.delta
+        state.delta = max(goal, self.decay * state.delta)
         state.inner += 1
         finished = moved <= self.tol and not falling
-        stuck = state.inner % _RESCUE_EVERY == 0
-        if (finished or stuck) and state.rescues < _RESCUES:
-            repaired = self._rescue(problem, state, cache)
-            if repaired:
-                state.rescues += 1
-                state.lowest, state.idle, state.best = math.inf, 0, None
-                return
+        # Not verified: what the next sweep will move is not known, only what this one has moved.
+        state.residual = max(moved, math.nextafter(self.tol, math.inf))
+        due = (finished or state.inner % _RESCUE_EVERY == 0) and state.rescues < _RESCUES
+        if due and self._rescue(problem, state, cache):
+            state.rescues += 1
+            state.lowest, state.idle = math.inf, 0
+            state.best, state.best_residual = None, math.inf
+            return
         if finished:
             self._measure(problem, state, cache)
+            if state.residual > self.tol and state.power > 1:
+                state.power, state.lowest = 1, math.inf
         if state.residual < 0.99 * state.lowest:
             state.lowest, state.idle = state.residual, 0
         else:
             state.idle += 1
-        if state.best is None or state.residual <= state.best_residual:
+            if state.idle >= _PATIENCE:
+                self._explain(problem, state)
+        if state.residual <= state.best_residual:
             state.best, state.best_residual = self.point(problem, state), state.residual
 
+    def _explain(self, problem: LowRankPlusSparse, state: HuberState) -> None:
+        """Say what limits the accuracy of a run that has stalled."""
+        reason = f"the step has not become smaller in {_PATIENCE} sweeps"
+        if state.lowest < 1e3 * np.finfo(problem.dtype).eps:
+            reason += f": {problem.dtype} does not allow a smaller tol"
+        found = "" if problem.rank_known else f"Rank found: {state.rank}; "
+        state.message = found + reason
+
     def _measure(self, problem: LowRankPlusSparse, state: HuberState, cache: _Cache) -> None:
-        """Set the residual of the very iterate: what another half sweep of either side would do."""
-        scale = problem.robust_scale(np.abs(self._sample(cache.residual)))
-        weighting = robust.Weighting(scale)
+        """Set the residual of this very iterate: what a half sweep of either side would move."""
+        weighting = robust.Weighting(problem.robust_scale(np.abs(_sample(cache.residual))))
         total = 0.0
         for which in ("rows", "cols"):
             report = self._half(problem, state, cache, which, weighting, apply=False)
@@ -389,36 +492,38 @@ class HuberALS(Solver):
         state.residual = math.sqrt(total / report.square) if report.square else math.sqrt(total)
 
     def _rescue(self, problem: LowRankPlusSparse, state: HuberState, cache: _Cache) -> int:
-        """Fit rows and columns anew that most of their entries contradict."""
-        obs, k = problem.observations, state.rank
-        sizes = np.abs(self._sample(cache.residual))
-        bound = 3.0 * 1.4826 * float(np.median(sizes))
-        bound += max(32.0 * float(np.finfo(problem.dtype).eps), 10.0 * self.tol) * _size(problem)
+        """Fit rows and columns anew that most of their entries contradict; return how many."""
+        obs = problem.observations
+        rounding = max(32.0 * float(np.finfo(problem.dtype).eps), 10.0 * self.tol)
+        bound = _INLIER * float(np.median(np.abs(_sample(cache.residual))))
+        bound += min(rounding, 1e-3) * cache.size
         repaired = 0
         for o, perm, F, X in (
             (obs, None, state.V, state.U), (obs.T, obs.perm, state.U, state.V),
         ):  # fmt: skip
             repaired += rescue_rows(
-                o.indptr, o.indices, o.values, cache.residual, F, X, k, bound, state.rng, perm=perm
-            )
+                o.indptr, o.indices, o.values, cache.residual, F, X, state.rank, bound, state.rng,
+                perm=perm,
+            )  # fmt: skip
         state.count(rescued_rows=repaired)
+        if repaired:  # the bits that a resumed run computes
+            self._refresh(problem, state, cache)
         return repaired
 
     # -- pieces ----------------------------------------------------------------------------------
 
     def _weighting(self, state: HuberState) -> robust.Weighting:
-        growing = state.phase == GROWING
-        power = 2 if self.weights == "welsch" and not growing else 1
-        kept = (self.min_kept or 0) if growing else 0
-        return robust.Weighting(
-            state.delta, power, kept, 0.0, state.salt, self._bound() if growing else 0
-        )
+        if state.phase == REFINING:
+            return robust.Weighting(state.delta, state.power)
+        return robust.Weighting(state.delta, 1, self.min_kept, state.salt, self._bound(state))
 
-    def _bound(self) -> int:
-        return int(self.holdout * 2.0**64)
+    def _bound(self, state: HuberState) -> int:
+        """Return the bound of the hash below which an entry is held out."""
+        return int(self.holdout * 2.0**64) if state.saved is not None else 0
 
     def _sweep(self, problem: LowRankPlusSparse, state: HuberState, cache: _Cache) -> float:
         """Solve for all rows and for all columns; return the relative step."""
+        cache.factors[:] = state.U.copy(), state.V.copy()
         weighting = self._weighting(state)
         total = 0.0
         for which in ("rows", "cols"):
@@ -432,6 +537,7 @@ class HuberALS(Solver):
         self, problem: LowRankPlusSparse, state: HuberState, cache: _Cache, which: str,
         weighting: robust.Weighting, apply: bool = True,
     ) -> robust.HalfReport:  # fmt: skip
+        """Solve for one factor, or only measure the step."""
         obs, k = problem.observations, state.rank
         F, X = (state.V, state.U) if which == "rows" else (state.U, state.V)
         o, perm = (obs, None) if which == "rows" else (obs.T, obs.perm)
@@ -446,11 +552,14 @@ class HuberALS(Solver):
         if state.cache is None:
             obs = problem.observations
             held = np.empty(0, np.int64)
-            if not problem.rank_known and state.phase == GROWING:
-                weighting = robust.Weighting(1.0, salt=state.salt, bound=self._bound())
-                held = robust.held_out(obs.nnz, weighting, _HELD_SAMPLE)
+            if state.phase == GROWING and not problem.rank_known:
+                bound = int(self.holdout * 2.0**64)
+                held = robust.held_out(obs.nnz, state.salt, bound, _HELD_SAMPLE)
             rows = np.searchsorted(obs.indptr, held, side="right") - 1
-            state.cache = _Cache(np.empty(obs.nnz, problem.dtype), held, rows, [])
+            values = np.abs(_sample(obs.values)).astype(np.float64)
+            size = float(np.median(values)) or float(values.mean()) or 1.0
+            residual = np.empty(obs.nnz, problem.dtype)
+            state.cache = _Cache(residual, held, rows, size, [state.U, state.V])
             self._refresh(problem, state, state.cache)
         return state.cache
 
@@ -460,17 +569,21 @@ class HuberALS(Solver):
             obs.indptr, obs.indices, obs.values, cache.residual, state.V, state.U, n_threads=None
         )
 
-    def _sample(self, residual: NDArray[Any], limit: int = _SAMPLE) -> NDArray[Any]:
-        step = 1 if residual.size <= limit else -(-residual.size // (limit // 2))
-        return residual[::step]
+
+def _sample(residual: NDArray[Any], limit: int = _SAMPLE) -> NDArray[Any]:
+    step = 1 if residual.size <= limit else -(-residual.size // (limit // 2))
+    return residual[::step]
 
 
-def _held_errors(problem, cache, U, V):
+def _held_errors(
+    problem: LowRankPlusSparse, cache: _Cache, U: NDArray[Any], V: NDArray[Any]
+) -> NDArray[np.float64]:
+    """Sizes of the errors of the held-out entries."""
     values = problem.observations.values[cache.held]
     rows, cols = cache.held_rows, problem.observations.indices[cache.held]
     out = np.empty(len(values))
-    for start in range(0, len(values), 4096):
-        part = slice(start, start + 4096)
+    for start in range(0, len(values), _BLOCK):
+        part = slice(start, start + _BLOCK)
         product = np.einsum("ij,ij->i", U[rows[part]], V[cols[part]])
         out[part] = np.abs(values[part] - product)
     return out
@@ -481,22 +594,31 @@ def _set_factors(state: HuberState, U: NDArray[Any], V: NDArray[Any]) -> None:
     state.U, state.V = (kernels.pad_factor(np.ascontiguousarray(F)) for F in (U, V))
 
 
-def _compressed(x: LowRankMatrix) -> tuple[NDArray[Any], NDArray[Any]]:
-    """Return the factors of a start as they are, or without directions that it does not have."""
+def _orthogonalize(F: NDArray[Any], X: NDArray[Any], k: int) -> None:
+    """Give `F` orthogonal columns of unit mean square and keep the product ``X Fᵀ``."""
+    largest = float(np.abs(F).max(initial=0.0)) or 1.0
+    gram = np.zeros((k, k))
+    for a in range(0, len(F), _BLOCK):
+        block = F[a : a + _BLOCK, :k].astype(np.float64) / largest
+        gram += block.T @ block
+    values, W = np.linalg.eigh(gram / max(len(F), 1))
+    roots = np.sqrt(np.maximum(values, 0.0))
+    roots = np.where(roots > 1e-14 * roots.max(initial=0.0), roots, 1.0) * largest
+    F[:, :k] = F[:, :k] @ (W / roots).astype(F.dtype)
+    X[:, :k] = X[:, :k] @ (W * roots).astype(F.dtype)
+
+
+def _without_empty_directions(x: LowRankMatrix) -> tuple[NDArray[Any], NDArray[Any]]:
+    """Return the factors of a start, without directions that it does not have."""
     values = x.singular_values()
     rank = int(np.count_nonzero(values > _NUMERICAL_RANK * values.max(initial=0.0)))
-    if rank == x.rank:
-        return x.U, x.V
+    return (x.U, x.V) if rank == x.rank else _truncated(x, rank)
+
+
+def _truncated(x: LowRankMatrix, rank: int) -> tuple[NDArray[Any], NDArray[Any]]:
+    """Return factors of the leading singular part of a point."""
     QU, RU = np.linalg.qr(x.U.astype(np.float64))
     QV, RV = np.linalg.qr(x.V.astype(np.float64))
     P, s, Qt = np.linalg.svd(RU @ RV.T)
     U, V = QU @ (P[:, :rank] * s[:rank]), QV @ Qt[:rank].T
     return U.astype(x.dtype), V.astype(x.dtype)
-
-
-def _size(problem: Any) -> float:
-    return float(problem.value_size)
-
-
-def _join(*parts: str) -> str:
-    return ". ".join(part for part in parts if part)

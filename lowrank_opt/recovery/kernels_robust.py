@@ -56,9 +56,9 @@ class Weighting(NamedTuple):
         Threshold: the weight is ``min(1, delta / |e|) ** power`` times that of the observation.
     power : int
         1 (Huber) or 2 (redescending).
-    kept, part : int, float
-        Smallest number, and part, of the entries of a row with full weight; the row's own
-        threshold is doubled until so many are below it. 0: no such limit.
+    kept : int
+        Smallest number of entries of a row with full weight; the row's own threshold is doubled
+        until so many are below it. 0: no such limit.
     salt, bound : int
         Held-out entries, see the module.
     """
@@ -66,7 +66,6 @@ class Weighting(NamedTuple):
     delta: float
     power: int = 1
     kept: int = 0
-    part: float = 0.0
     salt: int = 0
     bound: int = 0
 
@@ -96,8 +95,8 @@ def _is_held(position, salt, bound):
 
 
 @njit(cache=True, error_model="numpy")
-def _row_threshold(residual, perm, start, stop, delta, kept, part, salt, bound):
-    """Double ``delta`` until ``kept`` entries of the row, and ``part`` of them, are below it."""
+def _row_threshold(residual, perm, start, stop, delta, kept, salt, bound):
+    """Double ``delta`` until ``kept`` entries of the row (or all it has) are not above it."""
     permuted = len(perm) > 0
     live = 0
     below = 0
@@ -111,7 +110,7 @@ def _row_threshold(residual, perm, start, stop, delta, kept, part, salt, bound):
         if size <= delta:
             below += 1
         largest = max(largest, size)
-    kept = min(max(kept, np.int64(math.ceil(part * live))), live)
+    kept = min(kept, live)
     while below < kept and delta < largest:
         delta *= 2
         below = 0
@@ -174,8 +173,8 @@ def _robust_gram(
 
 @njit(cache=True, error_model="numpy", nogil=True)
 def half_robust(
-    lo, hi, indptr, indices, values, weights, perm, residual, F, X, rank, delta, power, kept, part,
-    salt, bound, damping, apply, sums, work,
+    lo, hi, indptr, indices, values, weights, perm, residual, F, X, rank, delta, power, kept, salt,
+    bound, damping, apply, sums, work,
 ):  # fmt: skip
     """Reweighted least-squares step of rows ``lo … hi-1`` of ``X``, residual included.
 
@@ -209,8 +208,8 @@ def half_robust(
                 X[i] = 0
             continue
         limit = delta
-        if kept > 0 or part > 0:
-            limit = _row_threshold(residual, perm, start, stop, delta, kept, part, salt, bound)
+        if kept > 0:
+            limit = _row_threshold(residual, perm, start, stop, delta, kept, salt, bound)
         good = False
         for attempt in range(2):
             live = _robust_gram(
@@ -372,7 +371,6 @@ def _scalars(weighting: Weighting, dtype: np.dtype) -> tuple:
         dtype.type(weighting.delta),
         weighting.power,
         weighting.kept,
-        float(weighting.part),
         np.uint64(weighting.salt),
         np.uint64(weighting.bound),
     )
@@ -484,7 +482,7 @@ def clipped_product(
     Cost: ``2·N·k`` flops.
     """
     out = np.empty((len(indptr) - 1, F.shape[1]), F.dtype)
-    delta, _, _, _, salt, bound = _scalars(weighting, F.dtype)
+    delta, _, _, salt, bound = _scalars(weighting, F.dtype)
     arguments = (
         indices, _optional(weights, F.dtype), _order(perm, indices), residual[:, None], F, out,
         delta, salt, bound,
@@ -493,15 +491,15 @@ def clipped_product(
     return out
 
 
-def held_out(size: int, weighting: Weighting, limit: int) -> np.ndarray:
-    """Positions, by rows, of held-out entries: all of them, or evenly chosen `limit`.
+def held_out(size: int, salt: int, bound: int, limit: int) -> np.ndarray:
+    """Positions, by rows, of held-out entries: all of them, or at most `limit`, evenly chosen.
 
     Parameters
     ----------
     size : int
         Number of observed entries.
-    weighting : Weighting
-        Its ``salt`` and ``bound`` choose the entries.
+    salt, bound : int
+        Choose the entries, see :class:`Weighting`.
     limit : int
         Largest number of positions.
 
@@ -510,11 +508,10 @@ def held_out(size: int, weighting: Weighting, limit: int) -> np.ndarray:
     ndarray of int64
         Ascending.
     """
-    salt, bound = np.uint64(weighting.salt), np.uint64(weighting.bound)
     parts = []
     for first in range(0, size, 1 << 20):
         mask = np.empty(min(1 << 20, size - first), dtype=np.bool_)
-        mark_held(np.int64(first), salt, bound, mask)
+        mark_held(np.int64(first), np.uint64(salt), np.uint64(bound), mask)
         parts.append(first + np.flatnonzero(mask))
     positions = np.concatenate(parts)
     return positions[:: max(1, -(-len(positions) // limit))]

@@ -33,8 +33,7 @@ def robust_weights(e: Array, held: Array, weights: Array | None, weighting: Weig
     """Weights of one row's entries, its own threshold included."""
     size, live = np.abs(e), ~held
     delta = float(weighting.delta)
-    kept = max(weighting.kept, int(np.ceil(weighting.part * np.count_nonzero(live))))
-    kept = min(kept, np.count_nonzero(live))
+    kept = min(weighting.kept, np.count_nonzero(live))
     while np.count_nonzero(size[live] <= delta) < kept and delta < size[live].max():
         delta *= 2
     w = np.ones(len(e))
