@@ -116,10 +116,10 @@ class ScaledGD(Solver):
     are left out; for the start so are the values among the largest α.
 
     *Guarantee* ([1]_, with λ = 0 and the true rank): from this start, with enough Gaussian
-    measurements or entries of an incoherent matrix, or few enough outliers in every row and
-    column, the error falls by the factor ``1 - 0.6 eta`` per iteration, whatever the condition
-    number, for eta at most 2/3. For entries the theory also shortens long rows of the factors;
-    that projection is not done here.
+    measurements or entries of an incoherent matrix, or with outliers in a part of every row and
+    column that is small against one over the condition number, the error falls by the factor
+    ``1 - 0.6 eta`` per iteration, whatever the condition number, for eta at most 2/3. For entries
+    the theory also shortens long rows of the factors; that projection is not done here.
 
     *Stops* also (``STALLED``) when the scaled gradient has not fallen by one per cent for 100
     iterations. After a divergence, and at limits, the best point of all checks is returned.
