@@ -17,6 +17,8 @@ from lowrank_opt.recovery import (
     AlternatingMinimization,
     FactorSGD,
     GibbsFactorization,
+    HuberALS,
+    LowRankPlusSparse,
     MatrixCompletion,
     Observations,
     SoftImpute,
@@ -183,6 +185,70 @@ COMPLETION_INPUTS = (
     ),
 )
 
+
+def make_robust(dtype=np.float64, seed=0, xp=np, *, rank=2, noise=0.02):
+    """Rank 2 in three quarters of the entries, every twentieth of them off by 20."""
+    rng = np.random.default_rng(seed)
+    X = rng.standard_normal((24, 2)) @ rng.standard_normal((2, 20))
+    X += noise * rng.standard_normal(X.shape)
+    X[rng.random(X.shape) < 0.05] += 20.0
+    mask = rng.random(X.shape) < 0.75
+    mask[:, :3], mask[:3] = True, True
+    X = np.where(mask, X, np.nan).astype(dtype)
+    return LowRankPlusSparse.from_dense(X if xp is np else xp.asarray(X), rank=rank)
+
+
+def robust_rows(problem, solver):
+    """Reweighted least squares, row by row, in the plainest way.
+
+    It starts from least squares without the entries that are visibly off, since from the data
+    themselves it ends anywhere.
+    """
+    X = _dense(problem.observations)
+    seen = ~np.isnan(X)
+    Y = np.where(seen, X, 0.0)
+    W = np.where(np.abs(Y) < 10.0 * problem.value_size, seen, 0.0)
+    U = np.linalg.svd(W * Y)[0][:, :2]
+    V = np.zeros((X.shape[1], 2))
+    for sweep in range(400):
+        V = _weighted_rows(Y.T, W.T, U)
+        U = _weighted_rows(Y, W, V)
+        if sweep >= 100:
+            E = np.abs(Y - U @ V.T)
+            delta = 1.345 * 1.4826 * np.median(E[seen])
+            W = np.where(seen, np.minimum(1.0, delta / E), 0.0)
+    return U @ V.T
+
+
+def _weighted_rows(Y, W, F):
+    return np.array(
+        [np.linalg.solve((F * w[:, None]).T @ F, F.T @ (w * y)) for y, w in zip(Y, W, strict=True)]
+    )
+
+
+def _robust_again(problem, X):
+    return LowRankPlusSparse.from_dense(X, rank=problem.rank)
+
+
+def permute_robust(problem, rng):
+    rows, cols = (rng.permutation(s) for s in problem.shape)
+    X = _dense(problem.observations)[np.ix_(rows, cols)]
+    return _robust_again(problem, X), lambda x: entries(x)[np.ix_(rows, cols)]
+
+
+def transpose_robust(problem, rng):
+    return _robust_again(problem, _dense(problem.observations).T), lambda x: x.to_dense().T
+
+
+def rescale_robust(problem, rng):
+    return _robust_again(problem, 1e3 * _dense(problem.observations)), lambda x: 1e3 * x.to_dense()
+
+
+ROBUST_TRANSFORMS = {
+    "permute": permute_robust,
+    "transpose": transpose_robust,
+    "rescale": rescale_robust,
+}
 TRANSFORMS = {"permute": permute, "transpose": transpose, "rescale": rescale}
 RIDGE = {
     "reference": plain_als,
@@ -245,6 +311,16 @@ ALL_SOLVERS = [
         distance=distance_of_entries, accuracy=0.2, float32_accuracy=0.2, own_dtype=(".alpha",),
         reference=None, degenerate=(), transforms={"permute": permute},
         work=lambda problem, solver, nit: {"draws": nit, "passes": 3 * nit},
+    ),
+    *(
+        SolverCase(
+            HuberALS(tol=1e-7, max_iter=500, random_state=0),
+            functools.partial(make_robust, rank=rank),
+            name=f"HuberALS-{rank}",
+            reference=robust_rows, transforms=ROBUST_TRANSFORMS, bad_inputs=COMPLETION_INPUTS,
+            float32_tol=1e-4, float32_accuracy=1e-3,
+        )
+        for rank in (2, "auto")
     ),
     # The template of the documentation, on every array library.
     SolverCase(GradientDescent(), make_quadratic, name="GradientDescent"),

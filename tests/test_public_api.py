@@ -66,7 +66,7 @@ PUBLIC = {
     """,
     "recovery": """
         AlternatingMinimization biscale complete debias FactorSGD GibbsFactorization
-        LowRankImputer LowRankMatrix LowRankPlusSparse LowRankSamples MatrixCompletion
+        HuberALS LowRankImputer LowRankMatrix LowRankPlusSparse LowRankSamples MatrixCompletion
         MatrixFactorization MatrixSensing
         Observations soft_impute_path SoftImpute
     """,

@@ -1,4 +1,4 @@
-"""Matrix completion: recover a low-rank matrix from some of its entries."""
+"""Recover low-rank matrices: from some of their entries, among gross errors, from measurements."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ __all__, __getattr__, __dir__ = lazy_names(
         "factor_sgd": ["FactorSGD"],
         "front": ["complete"],
         "gibbs": ["GibbsFactorization"],
+        "huber_als": ["HuberALS"],
         "lowrank": ["LowRankMatrix", "LowRankSamples"],
         "observations": ["Observations"],
         "problems": ["MatrixCompletion"],
@@ -24,7 +25,8 @@ __all__, __getattr__, __dir__ = lazy_names(
 )
 
 register_solvers(
-    __name__, ("AlternatingMinimization", "FactorSGD", "GibbsFactorization", "SoftImpute")
+    __name__,
+    ("AlternatingMinimization", "FactorSGD", "GibbsFactorization", "HuberALS", "SoftImpute"),
 )
 register_kernels("recovery", numpy="lowrank_opt.recovery.kernels")
 

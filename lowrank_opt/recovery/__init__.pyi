@@ -4,6 +4,7 @@ from lowrank_opt.recovery.estimators import MatrixFactorization as MatrixFactori
 from lowrank_opt.recovery.factor_sgd import FactorSGD as FactorSGD
 from lowrank_opt.recovery.front import complete as complete
 from lowrank_opt.recovery.gibbs import GibbsFactorization as GibbsFactorization
+from lowrank_opt.recovery.huber_als import HuberALS as HuberALS
 from lowrank_opt.recovery.lowrank import LowRankMatrix as LowRankMatrix
 from lowrank_opt.recovery.lowrank import LowRankSamples as LowRankSamples
 from lowrank_opt.recovery.observations import Observations as Observations

@@ -11,7 +11,9 @@ import numpy as np
 from lowrank_opt.recovery.alternating import AlternatingMinimization
 from lowrank_opt.recovery.factor_sgd import FactorSGD
 from lowrank_opt.recovery.gibbs import GibbsFactorization
+from lowrank_opt.recovery.huber_als import HuberALS
 from lowrank_opt.recovery.problems import MatrixCompletion
+from lowrank_opt.recovery.robust import LowRankPlusSparse
 from lowrank_opt.recovery.sensing import MatrixSensing
 from lowrank_opt.recovery.soft_impute import SoftImpute
 
@@ -30,6 +32,7 @@ _CASES: tuple[tuple[str, Any, dict[str, Any]], ...] = (
     ("stochastic gradients", FactorSGD(max_iter=1), {**_RIDGE, "reg_scaling": "count"}),
     ("soft impute", SoftImpute(max_iter=1), {"reg": 50.0, "penalty": "nuclear"}),
 )
+_ROBUST_CASES: tuple[tuple[str, Any], ...] = (("robust solves", HuberALS(max_iter=4)),)
 
 
 def compile_kernels() -> dict[str, float]:
@@ -49,6 +52,14 @@ def compile_kernels() -> dict[str, float]:
                 warnings.simplefilter("ignore")
                 problem = MatrixCompletion.from_dense(X.astype(dtype), rank=3, **options)
                 solver.set_params(random_state=0).solve(problem)
+            seconds[f"{name}, {np.dtype(dtype).name}"] = time.perf_counter() - start
+        rows, cols = np.indices(X[:40, :40].shape).reshape(2, -1)
+        for name, solver in _ROBUST_CASES:
+            start = time.perf_counter()
+            problem = LowRankPlusSparse.from_coo(
+                rows, cols, X[:40, :40].ravel().astype(dtype), rank="auto", outlier_fraction=0.1
+            )
+            solver.set_params(random_state=0).solve(problem)
             seconds[f"{name}, {np.dtype(dtype).name}"] = time.perf_counter() - start
         start = time.perf_counter()
         _measure(X[:8, :8].astype(dtype))

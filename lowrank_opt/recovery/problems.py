@@ -200,12 +200,13 @@ class MatrixCompletion(Problem):
 
     `auto_solver` chooses
 
-    ==========  ===========  ===========================
-    penalty     loss         solver
-    ==========  ===========  ===========================
-    "ridge"     any          ``AlternatingMinimization``
-    "nuclear"   "squared"    ``SoftImpute``
-    ==========  ===========  ===========================
+    ==========  =================  ===========================
+    penalty     loss               solver
+    ==========  =================  ===========================
+    "ridge"     "squared"          ``AlternatingMinimization``
+    "ridge"     "huber" or "l1"    ``HuberALS`` when `plain`, else ``AlternatingMinimization``
+    "nuclear"   "squared"          ``SoftImpute``
+    ==========  =================  ===========================
 
     Examples
     --------
@@ -522,25 +523,32 @@ class MatrixCompletion(Problem):
         return EntryOperator(self.observations)
 
     def robust_scale(self, abs_errors: NDArray[Any]) -> float:
-        """Threshold from which the loss is linear, whatever the errors are.
+        r"""Threshold :math:`\delta` of the Huber loss that stands for this loss at given errors.
 
         Parameters
         ----------
         abs_errors : ndarray
-            Not used: the thresholds are constants of the problem.
+            Absolute errors of (a sample of) the observed entries.
 
         Returns
         -------
         float
-            `huber_delta`; for the l1 loss a few roundings of the data; infinite for the squared
-            loss.
+            `huber_delta`, whatever the errors are; for the l1 loss ``0.3 · median``, at least a
+            few roundings of the data; infinite for the squared loss.
         """
         if self.loss == "huber":
             return self.huber_delta
         if self.loss == "squared":
             return math.inf
-        unit = self.loss_at_zero / self.observations.total_weight
-        return 10.0 * float(np.finfo(self.dtype).eps) * unit
+        floor = 10.0 * float(np.finfo(self.dtype).eps) * self.value_size
+        return max(0.3 * float(np.median(abs_errors)) if abs_errors.size else 0.0, floor)
+
+    @cached_property
+    def value_size(self) -> float:
+        """Mean loss of the constant model for the l1 loss; root mean square of the values else."""
+        if self.loss == "l1":
+            return self.loss_at_zero / self.observations.total_weight or 1.0
+        return math.sqrt(self.data_square / self.observations.total_weight) or 1.0
 
     @property
     def scaling_power(self) -> float:
@@ -872,7 +880,13 @@ class MatrixCompletion(Problem):
 
     def auto_solver(self) -> tuple[str, dict[str, Any]]:
         """Name and parameters of the default solver; the table is in the class's notes."""
-        return ("SoftImpute" if self.penalty == "nuclear" else "AlternatingMinimization"), {}
+        if self.penalty == "nuclear":
+            return "SoftImpute", {}
+        if self.loss == "squared" or not self.plain:
+            return "AlternatingMinimization", {}
+        # The certificate of the l1 loss wants errors below 1e-6 to be seen as zero.
+        exact = self.loss == "l1" and self.dtype == np.float64
+        return "HuberALS", {"tol": 1e-9} if exact else {}
 
     # -- pieces ---------------------------------------------------------------------------------
 
