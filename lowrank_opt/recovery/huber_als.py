@@ -47,8 +47,9 @@ _BETTER, _WORSE, _TRIES = 2.0, 3.0, 4
 _EXACT = {4: 3e-5, 8: 1e-5}
 # Rows that most entries contradict are looked for at the end, and every so many sweeps.
 _RESCUES, _RESCUE_EVERY = 5, 10
-# Below this step `delta` moves from the median's scale to that of the problem.
-_SETTLED = 1e-3
+# Problems with a constant threshold: a sweep that lowers the median by this factor keeps `delta` at
+# the median's scale; later it falls by this factor.
+_CONTRACTING, _SLOW_DECAY = 0.95, 0.5
 # Sweeps without a smaller residual after which a run counts as stalled.
 _PATIENCE = 25
 _NUMERICAL_RANK = 1e-7
@@ -354,7 +355,7 @@ class HuberALS(Solver):
         state.inner = -1
         if problem.rank_known:
             if state.rank >= problem.rank_limit:
-                self._settle(problem, state)
+                self._settle(problem, state, cache)
             return
         gain = self._gain(problem, state, cache)
         if gain > _BETTER:
@@ -363,7 +364,7 @@ class HuberALS(Solver):
             if state.saved is not None:
                 state.U, state.V, state.delta, state.rank = state.saved
                 self._refresh(problem, state, cache)
-            self._settle(problem, state)
+            self._settle(problem, state, cache)
 
     def _gain(self, problem: LowRankPlusSparse, state: HuberState, cache: _Cache) -> float:
         """Return by how many standard errors held-out entries are predicted better than before.
@@ -434,11 +435,17 @@ class HuberALS(Solver):
 
     # -- the final sweeps ------------------------------------------------------------------------
 
-    def _settle(self, problem: LowRankPlusSparse, state: HuberState) -> None:
+    def _settle(
+        self, problem: LowRankPlusSparse, state: HuberState, cache: _Cache | None = None
+    ) -> None:
         """Begin the sweeps at the final rank, with all entries."""
         state.phase, state.saved, state.inner, state.rescues = REFINING, None, 0, 0
         state.power = 2 if self.weights == "welsch" else 1
         state.message = "" if problem.rank_known else f"Rank found: {state.rank}"
+        if cache is not None:
+            sizes = np.abs(_sample(cache.residual))
+            state.delta = max(state.delta, problem.robust_scale(sizes))
+            state.median = math.inf
 
     def _refine(
         self, problem: LowRankPlusSparse, state: HuberState, cache: _Cache, moved: float
@@ -446,10 +453,15 @@ class HuberALS(Solver):
         """After a sweep at the final rank: the next threshold, and whether to stop."""
         sizes = np.abs(_sample(cache.residual))
         goal, scale = problem.robust_scale(sizes), _HUBER * float(np.median(sizes))
-        if moved > _SETTLED:  # a constant threshold below the median's is for the end
-            goal = max(goal, scale)
         falling = goal < self.decay * state.delta
-        state.delta = max(goal, self.decay * state.delta)
+        decay = self.decay
+        if goal < scale:  # the absolute loss: first as far as the median goes, then slowly
+            if scale < _CONTRACTING * state.median:
+                goal = scale
+            else:
+                decay = max(decay, _SLOW_DECAY)
+        state.median = scale
+        state.delta = max(goal, decay * state.delta)
         state.inner += 1
         finished = moved <= self.tol and not falling
         # Not verified: what the next sweep will move is not known, only what this one has moved.
@@ -464,7 +476,7 @@ class HuberALS(Solver):
             self._measure(problem, state, cache)
             if state.residual > self.tol and state.power > 1:
                 state.power, state.lowest = 1, math.inf
-        if state.residual < 0.99 * state.lowest:
+        if falling or state.residual < 0.99 * state.lowest:
             state.lowest, state.idle = state.residual, 0
         else:
             state.idle += 1
