@@ -67,6 +67,14 @@ REPRODUCTIONS: dict[str, Reproduction] = {
         "lowrank_opt.papers.recommender",
         "A recommender on ratings of the shape of MovieLens-1M",
     ),
+    "salt_and_pepper": Reproduction(
+        "lowrank_opt.papers.salt_and_pepper",
+        "A photograph with salt, pepper and missing pixels, by robust losses and without",
+    ),
+    "subgradient_recovery": Reproduction(
+        "lowrank_opt.papers.subgradient_recovery",
+        "Sub-gradient method with a small start: over-parameterisation, outliers, noise",
+    ),
 }
 
 
