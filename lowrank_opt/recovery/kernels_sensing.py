@@ -15,6 +15,7 @@ import itertools
 import math
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING
 
 import numpy as np
 from llvmlite import ir
@@ -27,6 +28,7 @@ from lowrank_opt.numerics.kernels_vector import (
     _call,
     _element,
     _fma,
+    _indexed_rows,
     _lanes,
     _load,
     _loop,
@@ -47,6 +49,9 @@ from lowrank_opt.numerics.kernels_vector import (
     vector_length,
 )
 from lowrank_opt.recovery.kernels import _run, _thread_count
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 __all__ = [
     "CLIPPED",
@@ -72,6 +77,8 @@ _TASKS_PER_THREAD = 4
 # Numbers and entries here that take the time of one entry of a row solve: threads pay from some
 # twenty thousand of these on.
 _NUMBERS, _ENTRIES = 50, 10
+# From this number of threads on, two passes over the entries in parallel beat a single one.
+_TWO_PASSES = 3
 
 
 # --------------------------------------------------------------------------------------------
@@ -97,6 +104,14 @@ def _lane_sum(builder, total):
             _shuffle(builder, total, total, range(half, 2 * half)),
         )
     return builder.extract_element(total, ir.Constant(_I32, 0))
+
+
+def _splats(builder, factors, scalar, vector, count=8):
+    """Return vectors that are filled with each of the numbers at ``factors``."""
+    places = [ir.Constant(ir.IntType(64), s) for s in range(count)]
+    return [
+        _splat(builder, _load(builder, factors, place, scalar), vector.count) for place in places
+    ]
 
 
 def _dots_intrinsic(count):
@@ -145,14 +160,7 @@ def _axpy_intrinsic(count):
             scalar = context.get_data_type(G.dtype)
             vector = ir.VectorType(scalar, _lanes(G.dtype))
             source = _element(builder, context, factors, args[2])
-            splats = [
-                _splat(
-                    builder,
-                    _load(builder, source, ir.Constant(args[1].type, s), scalar),
-                    vector.count,
-                )
-                for s in range(count)
-            ]
+            splats = _splats(builder, source, scalar, vector, count)
             target = _element(builder, context, acc, args[3])
             byte = ir.IntType(8).as_pointer()
             function = cgutils.get_or_insert_function(
@@ -183,13 +191,12 @@ def _axpy_intrinsic(count):
 
 
 @intrinsic
-def _signs8(typingctx, w8, y, first, signs, place):
+def _signs8(typingctx, w8, y, first):
     """Replace 8 predictions by the signs of ``w8 - y[first:]``; return the sum of the sizes.
 
-    The signs also go to ``signs[place:]`` as bytes; that of 0 and of NaN is 0. Without branches,
-    which would be mispredicted half of the time.
+    The sign of 0 and of NaN is 0. Without branches, which would be mispredicted half of the time.
     """
-    signature = types.float64(w8, y, types.intp, signs, types.intp)
+    signature = types.float64(w8, y, types.intp)
 
     def codegen(context, builder, signature, args):
         scalar = context.get_data_type(w8.dtype)
@@ -202,12 +209,68 @@ def _signs8(typingctx, w8, y, first, signs, place):
         below = builder.fcmp_ordered("<", errors, _zero(vector))
         sign = builder.sub(builder.zext(above, bytes8), builder.zext(below, bytes8))
         _store(builder, builder.sitofp(sign, vector), predictions, start)
-        target = builder.gep(_element(builder, context, signs, args[3]), [args[4]])
-        builder.store(sign, builder.bitcast(target, bytes8.as_pointer()), align=1)
         sizes = _call(builder, "fabs", errors)
         if not isinstance(scalar, ir.DoubleType):
             sizes = builder.fpext(sizes, ir.VectorType(ir.DoubleType(), 8))
         return _lane_sum(builder, sizes)
+
+    return signature, codegen
+
+
+@intrinsic
+def _scatter8(typingctx, F, indices, start, last, column, factors, p, vectors):
+    """Set ``F[indices[min(start+s, last)], column:] += factors[s] p``, s = 0…7 in this order."""
+    signature = types.void(
+        F, indices, types.intp, types.intp, types.intp, factors, p, types.intp
+    )  # fmt: skip
+
+    def codegen(context, builder, signature, args):
+        rows = _indexed_rows(context, builder, F, args[0], indices, args[1], args[2], args[3])
+        rows = [builder.gep(row, [args[4]]) for row in rows]
+        scalar = context.get_data_type(F.dtype)
+        vector = ir.VectorType(scalar, _lanes(F.dtype))
+        splats = _splats(builder, _element(builder, context, factors, args[5]), scalar, vector)
+        source = _element(builder, context, p, args[6])
+
+        def body(index, carried):
+            place = builder.mul(index, ir.Constant(index.type, vector.count))
+            value = _load(builder, source, place, vector)
+            for factor, row in zip(splats, rows, strict=True):
+                total = _fma(builder, factor, value, _load(builder, row, place, vector))
+                _store(builder, total, row, place)
+            return []
+
+        _loop(builder, args[7], [], body)
+        return context.get_dummy_value()
+
+    return signature, codegen
+
+
+@intrinsic
+def _ordered_axpy8(typingctx, F, indices, start, last, factors, acc, vectors):
+    """Add ``factors[s] F[indices[min(start+s, last)]]`` to ``acc``, s = 0…7 one after the other.
+
+    The order of `_scatter8`, hence the same bits.
+    """
+    signature = types.void(F, indices, types.intp, types.intp, factors, acc, types.intp)
+
+    def codegen(context, builder, signature, args):
+        rows = _indexed_rows(context, builder, F, args[0], indices, args[1], args[2], args[3])
+        scalar = context.get_data_type(F.dtype)
+        vector = ir.VectorType(scalar, _lanes(F.dtype))
+        splats = _splats(builder, _element(builder, context, factors, args[4]), scalar, vector)
+        target = _element(builder, context, acc, args[5])
+
+        def body(index, carried):
+            place = builder.mul(index, ir.Constant(index.type, vector.count))
+            total = _load(builder, target, place, vector)
+            for factor, row in zip(splats, rows, strict=True):
+                total = _fma(builder, factor, _load(builder, row, place, vector), total)
+            _store(builder, total, target, place)
+            return []
+
+        _loop(builder, args[6], [], body)
+        return context.get_dummy_value()
 
     return signature, codegen
 
@@ -426,22 +489,25 @@ def fused_rank_one(
 def fused_entries(
     lo, hi, indptr, indices, y, weights, F, X, loss, delta, slopes, out, stats, work
 ):  # fmt: skip
-    """Slopes at the observed entries of rows ``lo … hi-1`` and their products with a factor.
+    """Slopes at the observed entries of rows ``lo … hi-1`` and their products with the factors.
 
-    `indptr` (m + 1,), `indices`, `y` (N,), `weights` (N,) or (0,) by rows; `F` (n, width), `X`
-    (m, width) padded factors. Sets ``slopes[e] = ψ(e)`` (without the weight; int8 will do for L1),
-    ``out[i] = Σ w ψ(e) F_j`` and `stats` (4, m) float64: sums of w ρ(e), (w ψ)², w ψ(e)/e and
-    w ψ(e)/e y² over each row, the last two for CLIPPED only. `work` (_,) at least width + 16.
+    `indptr` (m + 1,), `indices`, `y` (N,), `weights` (N,) or (0,) by rows; `X` (m, width) and `F`
+    (n, width) padded factors. Sets ``out[i] = Σ w ψ(e) F_j`` and `stats` (4, m) float64: sums of
+    w ρ(e), (w ψ)², w ψ(e)/e and w ψ(e)/e y² over each row, the last two for CLIPPED only. A `F` of
+    shape (n, 2 width) gets ``F[j, width:] += Σ w ψ(e) X_i``, too, which only one thread may do;
+    otherwise and for symmetric problems `slopes` (N,), if not empty, gets ψ(e) without the weight
+    (int8 will do for L1). `work` (_,) at least width + 16.
 
-    Cost: 4 k flops and a random factor row an entry.
+    Cost: 4 k flops and a random factor row an entry, 6 k with both products.
     """
     keep_apart()
-    width = F.shape[1]
-    vectors = width // lanes_of(F)
+    width = X.shape[1]
+    vectors = width // lanes_of(X)
+    both = F.shape[1] > width
+    keep = len(slopes) > 0
     p = work[:width]
     w8 = work[width : width + 8]
     y8 = work[width + 8 : width + 16]
-    signs = np.empty(8, np.int8)
     weighted = len(weights) > 0
     fast = loss == L1 and not weighted
     last = len(indices) - 1
@@ -460,17 +526,13 @@ def fused_entries(
             dots8(F, indices, e, stop - 1, p, vectors, w8)
             live = min(8, stop - e)
             if fast and live == 8:
-                value += _signs8(w8, y, e, signs, 0)
-                for s in range(8):
-                    slopes[e + s] = signs[s]
+                value += _signs8(w8, y, e)
             elif fast:
                 for s in range(8):
                     y8[s] = w8[s]
                 for s in range(live):
                     y8[s] = y[e + s]
-                value += _signs8(w8, y8, 0, signs, 0)
-                for s in range(live):
-                    slopes[e + s] = signs[s]
+                value += _signs8(w8, y8, 0)
             else:
                 if weighted:
                     v, m, t = _weighted_slopes(w8, live, y, weights, e, loss, delta)
@@ -481,15 +543,18 @@ def fused_entries(
                 value += v
                 mass += m
                 scale += t
-                for s in range(live):
-                    slopes[e + s] = w8[s]
-                if weighted:
-                    for s in range(live):
-                        w8[s] *= weights[e + s]
                 for s in range(live, 8):
                     w8[s] = 0
+            if keep:
+                for s in range(live):
+                    slopes[e + s] = w8[s]
+            if weighted:
+                for s in range(live):
+                    w8[s] *= weights[e + s]
             square += _square_sum(w8)
             axpy8(F, indices, e, stop - 1, w8, acc, vectors)
+            if both:
+                _scatter8(F, indices, e, stop - 1, width, w8, p, vectors)
         stats[0, i] = value
         stats[1, i] = square
         stats[2, i] = mass
@@ -552,7 +617,7 @@ def column_products(lo, hi, indptr, indices, perm, weights, slopes, F, out, work
                     w8[s] *= weights[e + s]
             for s in range(live, 8):
                 w8[s] = 0
-            axpy8(F, indices, e, stop - 1, w8, acc, vectors)
+            _ordered_axpy8(F, indices, e, stop - 1, w8, acc, vectors)
 
 
 @njit(cache=True, error_model="numpy")
@@ -806,7 +871,7 @@ def predict_entries(
 def entry_pass(
     rows: tuple[np.ndarray, np.ndarray, np.ndarray],
     columns: tuple[np.ndarray, np.ndarray, np.ndarray],
-    perm: np.ndarray,
+    perm: Callable[[], np.ndarray],
     y: np.ndarray,
     U: np.ndarray,
     V: np.ndarray,
@@ -822,8 +887,8 @@ def entry_pass(
     ----------
     rows, columns : tuple of ndarray
         ``(indptr, indices, weights)`` by rows and by columns; weights may have length 0.
-    perm : ndarray of shape (N,)
-        Position by rows of each entry by columns.
+    perm : callable
+        Returns the position by rows of each entry by columns; called when it is needed.
     y : ndarray of shape (N,)
         Data by rows.
     U, V : ndarray of shape (m, k) and (n, k)
@@ -847,27 +912,38 @@ def entry_pass(
 
     Notes
     -----
-    Cost: ``6·N·k`` flops, two random factor rows an entry; one byte an entry for the signs (the
-    size of a number for the other slopes).
+    One or two threads read the entries once, by rows, and add to both products; then a factor row
+    and its product lie side by side in memory. More threads go over rows, then over columns, and
+    keep the slopes in between: one byte an entry for the signs, a number for the others.
+
+    Cost: ``6·N·k`` flops, one random place in memory an entry (two with more threads).
     """
-    dtype, size, (m, k) = y.dtype, len(y), U.shape
+    dtype, size, (m, k), n = y.dtype, len(y), U.shape, len(V)
     indptr, indices, weights = rows
     csc_indptr, csc_indices, csc_weights = columns
-    n_threads = _thread_count(n_threads, size // _ENTRIES)
-    F, X = padded(V, dtype), padded(U, dtype)
-    slopes = np.empty(size, np.int8 if loss == L1 else dtype)
-    left, right = aligned_empty(X.shape, dtype), aligned_empty(F.shape, dtype)
-    stats = np.empty((4, m))
+    threads = _thread_count(n_threads, size // _ENTRIES)
+    together = threads < _TWO_PASSES
+    X = padded(U, dtype)
+    width = X.shape[1]
+    F = aligned_zeros((n, 2 * width if together else width), dtype)
+    F[:, :k] = V
+    keep = symmetric or not together
+    slopes = np.empty(size if keep else 0, np.int8 if loss == L1 else dtype)
+    left, stats = aligned_empty(X.shape, dtype), np.empty((4, m))
     arguments = (indices, y, weights, F, X, loss, float(delta), slopes, left, stats)
-    _run(fused_entries, indptr, arguments, F, n_threads, None)
-    arguments = (csc_indices, perm, csc_weights, slopes, X, right)
-    _run(column_products, csc_indptr, arguments, X, n_threads, None)
+    _run(fused_entries, indptr, arguments, X, 1 if together else threads, None)
+    if together:
+        right = F[:, width:]
+    else:
+        right = F
+        arguments = (csc_indices, perm(), csc_weights, slopes, X, right)
+        _run(column_products, csc_indptr, arguments, X, threads, None)
+    left, right = (P[:, :k] / dtype.type(size) for P in (left, right))
     square = math.fsum(stats[1])
     if symmetric:
         mirrored = mirror_product(
-            indptr, indices, weights, csc_indptr, csc_indices, csc_weights, perm, slopes
+            indptr, indices, weights, csc_indptr, csc_indices, csc_weights, perm(), slopes
         )
         square = 0.5 * (square + mirrored)
-    left, right = (P[:, :k] / dtype.type(size) for P in (left, right))
     value, mass, scale = (_mean(stats[s], size) for s in (0, 2, 3))
     return left, right, value, math.sqrt(max(square, 0.0)) / size, mass, scale

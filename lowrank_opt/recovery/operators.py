@@ -548,7 +548,7 @@ class EntryOperator(_Operator):
             *kernels.entry_pass(
                 (obs.indptr, obs.indices, or_empty(obs.weights, self.dtype)),
                 (obs.csc_indptr, obs.csc_indices, or_empty(obs.csc_weights, self.dtype)),
-                *(obs.perm, y, U, V, loss),
+                *(lambda: obs.perm, y, U, V, loss),
                 symmetric=symmetric,
                 delta=delta,
                 n_threads=n_threads,

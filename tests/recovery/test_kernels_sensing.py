@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import pytest
 
@@ -207,7 +209,7 @@ def entry_pass(obs, y, U, V, loss, **options):
     csc_weights = none if obs.weights is None else obs.csc_weights
     return sensing.entry_pass(
         (obs.indptr, obs.indices, weights), (obs.csc_indptr, obs.csc_indices, csc_weights),
-        obs.perm, y, U, V, LOSSES[loss], delta=DELTA, **options,
+        lambda: obs.perm, y, U, V, LOSSES[loss], delta=DELTA, **options,
     )  # fmt: skip
 
 
@@ -234,7 +236,9 @@ def entry_case(rng, dtype, shape, k, density, weighted):
     ("shape", "k", "density"),
     [((1, 1), 1, 1.0), ((5, 7), 2, 0.5), ((19, 18), 17, 0.7), ((40, 9), 8, 0.2)],
 )
-def test_entry_pass_is_the_reference(dtype, loss, weighted, shape, k, density):
+@pytest.mark.parametrize("passes", [1, 2])
+def test_entry_pass_is_the_reference(monkeypatch, dtype, loss, weighted, shape, k, density, passes):
+    monkeypatch.setattr(sensing, "_TWO_PASSES", 2 if passes == 1 else 1)
     rng = np.random.default_rng(k)
     obs, U, V, E = entry_case(rng, dtype, shape, k, density, weighted)
     left, right, value, norm, mass, scale = entry_pass(obs, obs.values, U, V, loss)
@@ -283,8 +287,8 @@ def test_threads_do_not_change_a_bit(monkeypatch, dtype):
     rng = np.random.default_rng(6)
     A, U, V, y = dense_case(rng, dtype, (4, 5), 5000, 2)
     a, b, P, R, z = rank_one_case(rng, dtype, (7, 6), 5000, 3)
-    obs, X, Z, _ = entry_case(rng, dtype, (300, 200), 3, 0.02, False)
-    for loss in LOSSES:
+    for loss, weighted in itertools.product(LOSSES, (False, True)):
+        obs, X, Z, _ = entry_case(rng, dtype, (300, 200), 3, 0.02, weighted)
         runs = []
         for threads in (1, 2, 5):
             Q, found = dense_pass(A, U, V, y, loss, n_threads=threads)
