@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import itertools
+import time
 
 import numpy as np
 import pytest
+import scipy.sparse as sp
+from threadpoolctl import threadpool_limits
 
 from lowrank_opt.recovery import Observations, kernels
 from lowrank_opt.recovery import kernels_sensing as sensing
@@ -322,3 +325,50 @@ def test_padding():
         assert out.ctypes.data % 64 == 0
         assert out.sum() == 3 * (length + 1)
         np.testing.assert_array_equal(out[:3, : length + 1], 1)
+
+
+# -- speed --------------------------------------------------------------------------------------
+
+
+def fastest(*functions, rounds=8):
+    """Best seconds of the thread of each, taken in turns."""
+    best = [np.inf] * len(functions)
+    for function in functions:
+        function()
+    for _ in range(rounds):
+        for at, function in enumerate(functions):
+            start = time.thread_time()
+            function()
+            best[at] = min(best[at], time.thread_time() - start)
+    return best
+
+
+@pytest.mark.slow
+@dtypes
+def test_one_pass_beats_two_passes_of_numpy(dtype):
+    rng = np.random.default_rng(7)
+    A = sensing.padded(rng.standard_normal((4000, 64 * 64)), dtype)
+    x, y = (rng.standard_normal(s).astype(dtype) for s in (64 * 64, 4000))
+    with threadpool_limits(1):
+        ours, numpy = fastest(
+            lambda: sensing.dense_pass(A, y, x, sensing.L1), lambda: A.T @ np.sign(A @ x - y)
+        )
+    assert ours < numpy / 1.2
+
+
+@pytest.mark.slow
+@dtypes
+def test_entries_beat_sparse_products(dtype):
+    rng = np.random.default_rng(8)
+    at = np.unique(rng.integers(0, 4000**2, 1_000_000))
+    obs = Observations.from_coo(*divmod(at, 4000), rng.standard_normal(at.size).astype(dtype))
+    U, V = (rng.standard_normal((s, 10)).astype(dtype) for s in obs.shape)
+    rows, y = obs.rows(), obs.values
+
+    def sparse():
+        e = np.einsum("pk,pk->p", U[rows], V[obs.indices]) - y
+        Q = sp.csr_array((np.sign(e), obs.indices, obs.indptr), shape=obs.shape)
+        return Q @ V, Q.T @ U
+
+    ours, scipy = fastest(lambda: entry_pass(obs, y, U, V, "l1"), sparse)
+    assert ours < scipy / 3.0
