@@ -20,8 +20,12 @@ from lowrank_opt.recovery import (
     HuberALS,
     LowRankPlusSparse,
     MatrixCompletion,
+    MatrixSensing,
     Observations,
+    ScaledGD,
+    ScaledSubgradientMethod,
     SoftImpute,
+    SubgradientMethod,
     _nuclear,
     factor_sgd,
     kernels,
@@ -264,6 +268,108 @@ def completion_case(name, solver, *, model=None, **hooks):
     return SolverCase(solver, factory(**(model or {})), name=name, **{**RIDGE, **hooks})
 
 
+def make_sensing(dtype=np.float64, seed=0, xp=np, *, loss="l1", wrong=0.0):
+    """Rank 2 in 6 x 5 from 180 normal measurements, a part of them wrong."""
+    rng = np.random.default_rng(seed)
+    X = rng.standard_normal((6, 2)) @ rng.standard_normal((2, 5))
+    A = rng.standard_normal((180, 6, 5))
+    y = np.einsum("pij,ij->p", A, X)
+    y[rng.random(180) < wrong] += 20.0
+    A, y = A.astype(dtype), y.astype(dtype)
+    return MatrixSensing.from_dense(xp.asarray(A), xp.asarray(y), rank=2, loss=loss)
+
+
+def sensing_arrays(problem):
+    m, n = problem.shape
+    A = problem.measurements.A[:, : m * n].reshape(-1, m, n)
+    return A.astype(np.float64), problem.targets.astype(np.float64)
+
+
+def plain_sensing(problem, solver):
+    """Alternating least squares on the measurement matrices; reweighted for the l1 loss."""
+    A, y = sensing_arrays(problem)
+    k = problem.rank
+    U, _, Vt = np.linalg.svd(np.einsum("p,pij->ij", np.sign(y) if problem.loss == "l1" else y, A))
+    U = U[:, :k]
+    V, w = Vt[:k].T, np.ones(len(y))
+    for _ in range(300):
+        root = np.sqrt(w)
+        B = np.einsum("pij,ik->pjk", A, U).reshape(len(y), -1) * root[:, None]
+        V = np.linalg.lstsq(B, root * y)[0].reshape(V.shape)
+        B = np.einsum("pij,jk->pik", A, V).reshape(len(y), -1) * root[:, None]
+        U = np.linalg.lstsq(B, root * y)[0].reshape(U.shape)
+        if problem.loss == "l1":
+            e = np.abs(np.einsum("pij,ij->p", A, U @ V.T) - y)
+            delta = max(float(np.median(e)), 1e-12)
+            w = np.minimum(1.0, delta / np.maximum(e, delta))
+    return U @ V.T
+
+
+def _sensing_again(problem, A, y):
+    return MatrixSensing.from_dense(A, y, rank=problem.rank, loss=problem.loss)
+
+
+def permute_measurements(problem, rng):
+    A, y = sensing_arrays(problem)
+    order = rng.permutation(len(y))
+    return _sensing_again(problem, A[order], y[order]), lambda x: x.to_dense()
+
+
+def transpose_sensing(problem, rng):
+    A, y = sensing_arrays(problem)
+    return _sensing_again(problem, A.transpose(0, 2, 1).copy(), y), lambda x: x.to_dense().T
+
+
+def rescale_sensing(problem, rng):
+    A, y = sensing_arrays(problem)
+    return _sensing_again(problem, 3.0 * A, 1e3 * y), lambda x: 1e3 / 3.0 * x.to_dense()
+
+
+SENSING_INPUTS = (
+    BadInput(
+        "infinite measurement",
+        lambda: MatrixSensing.from_dense(np.ones((2, 2, 2)), [1.0, np.inf]),
+        ProblemError,
+        "finite",
+    ),
+    BadInput(
+        "rank above the shape",
+        lambda: MatrixSensing.from_dense(np.ones((9, 2, 3)), np.ones(9), rank=3),
+        ParameterError,
+        "rank",
+    ),
+)
+
+
+def _make_sensing(model, dtype=np.float64, seed=0, xp=np):
+    return make_sensing(dtype, seed, xp, **model)
+
+
+def sensing_case(name, solver, *, model=None, **hooks):
+    """A solver of measurements; its checks cost passes over the data that are not counted."""
+    return SolverCase(
+        solver,
+        functools.partial(_make_sensing, model or {}),
+        name=name,
+        **{
+            "reference": plain_sensing,
+            "degenerate": (
+                lambda: MatrixSensing.from_dense(
+                    np.ones((9, 1, 1)), np.full(9, 2.0), loss=(model or {}).get("loss", "l1")
+                ),
+            ),
+            "transforms": {
+                "permute": permute_measurements,
+                "transpose": transpose_sensing,
+                "rescale": rescale_sensing,
+            },
+            "bad_inputs": SENSING_INPUTS,
+            "work": lambda problem, solver, nit: {"passes": nit},
+            **hooks,
+        },
+    )
+
+
 ALL_SOLVERS = [
     completion_case(
         f"AlternatingMinimization-{inner}",
@@ -322,10 +428,35 @@ ALL_SOLVERS = [
         )
         for rank in (2, "auto")
     ),
+    sensing_case(
+        "SubgradientMethod",
+        SubgradientMethod(alpha=1e-2, rho=0.85, eta0=0.2, patience=5, tol=1e-5),
+        model={"wrong": 0.1},
+        not_applicable={
+            "resume_is_bit_identical": "the best of the checked points depends on which are "
+            "checked; test_subgradient compares the states instead"
+        },
+    ),
+    sensing_case(
+        "SubgradientMethod-loss", SubgradientMethod(schedule="loss", alpha=1e-2, tol=1e-7)
+    ),
+    sensing_case(
+        "ScaledSubgradientMethod",
+        ScaledSubgradientMethod(schedule="polyak", f_min=0.0, tol=1e-7),
+    ),
+    sensing_case("ScaledGD", ScaledGD(tol=1e-7), model={"loss": "squared"}),
     # The template of the documentation, on every array library.
     SolverCase(GradientDescent(), make_quadratic, name="GradientDescent"),
 ]  # fmt: skip
 BY_NAME = {case.name: case for case in ALL_SOLVERS}
+# No kernel of their own that has threads: the passes of the measurements are tested as such.
+SERIAL = {
+    "GradientDescent",
+    "ScaledGD",
+    "ScaledSubgradientMethod",
+    "SubgradientMethod",
+    "SubgradientMethod-loss",
+}
 
 
 def test_no_registered_solver_is_missing():
@@ -391,7 +522,7 @@ def parallel_calls(monkeypatch):
 
 @pytest.mark.skipif(numba.config.NUMBA_NUM_THREADS < 2, reason="needs two threads")
 @pytest.mark.parametrize("check", ["deterministic", "solver_unchanged"])
-@pytest.mark.parametrize("name", [name for name in BY_NAME if name != "GradientDescent"])
+@pytest.mark.parametrize("name", [name for name in BY_NAME if name not in SERIAL])
 def test_parallel_kernels(name, check, parallel_calls):
     case = BY_NAME[name]
     params = {**case.solver.get_params(deep=False), "n_threads": 2}

@@ -68,7 +68,7 @@ PUBLIC = {
         AlternatingMinimization biscale complete debias FactorSGD GibbsFactorization
         HuberALS LowRankImputer LowRankMatrix LowRankPlusSparse LowRankSamples MatrixCompletion
         MatrixFactorization MatrixSensing
-        Observations soft_impute_path SoftImpute
+        Observations ScaledGD ScaledSubgradientMethod soft_impute_path SoftImpute SubgradientMethod
     """,
 }
 

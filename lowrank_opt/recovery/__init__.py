@@ -19,14 +19,26 @@ __all__, __getattr__, __dir__ = lazy_names(
         "observations": ["Observations"],
         "problems": ["MatrixCompletion"],
         "robust": ["LowRankPlusSparse"],
+        "scaled_gd": ["ScaledGD"],
+        "scaled_subgradient": ["ScaledSubgradientMethod"],
         "sensing": ["MatrixSensing"],
         "soft_impute": ["SoftImpute", "biscale", "debias", "soft_impute_path"],
+        "subgradient": ["SubgradientMethod"],
     },
 )
 
 register_solvers(
     __name__,
-    ("AlternatingMinimization", "FactorSGD", "GibbsFactorization", "HuberALS", "SoftImpute"),
+    (
+        "AlternatingMinimization",
+        "FactorSGD",
+        "GibbsFactorization",
+        "HuberALS",
+        "ScaledGD",
+        "ScaledSubgradientMethod",
+        "SoftImpute",
+        "SubgradientMethod",
+    ),
 )
 register_kernels("recovery", numpy="lowrank_opt.recovery.kernels")
 

@@ -10,10 +10,15 @@ from lowrank_opt.recovery.lowrank import LowRankSamples as LowRankSamples
 from lowrank_opt.recovery.observations import Observations as Observations
 from lowrank_opt.recovery.problems import MatrixCompletion as MatrixCompletion
 from lowrank_opt.recovery.robust import LowRankPlusSparse as LowRankPlusSparse
+from lowrank_opt.recovery.scaled_gd import ScaledGD as ScaledGD
+from lowrank_opt.recovery.scaled_subgradient import (
+    ScaledSubgradientMethod as ScaledSubgradientMethod,
+)
 from lowrank_opt.recovery.sensing import MatrixSensing as MatrixSensing
 from lowrank_opt.recovery.soft_impute import SoftImpute as SoftImpute
 from lowrank_opt.recovery.soft_impute import biscale as biscale
 from lowrank_opt.recovery.soft_impute import debias as debias
 from lowrank_opt.recovery.soft_impute import soft_impute_path as soft_impute_path
+from lowrank_opt.recovery.subgradient import SubgradientMethod as SubgradientMethod
 
 def warmup() -> dict[str, float]: ...

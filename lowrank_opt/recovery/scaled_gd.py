@@ -94,8 +94,8 @@ class ScaledGD(Solver):
     eta : float, default=0.5
         Step; the theory asks for at most 2/3.
     damping : float, default=0.0
-        λ of the preconditioner, relative to the largest singular value of the start. For an
-        over-specified rank.
+        Size λ of what is added in the preconditioner, relative to the largest singular value of
+        the start. For an over-specified rank.
     n_threads : int or None, default=None
         Limit on threads.
 

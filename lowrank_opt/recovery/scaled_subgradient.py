@@ -90,9 +90,9 @@ class ScaledSubgradientMethod(Solver):
     rho : float, default=0.97
         Decay of the steps of "geometric", between 0 and 1.
     damping : float, default=1e-4
-        λ of the preconditioner, relative to the largest singular value of the start. Needed when
-        the rank of the problem is above that of the matrix: then about the smallest singular
-        value that matters. It may slow down the directions below it.
+        Size λ of what is added in the preconditioner, relative to the largest singular value of
+        the start. Needed when the rank of the problem is far above that of the matrix. Directions
+        below it, also those that are not there, go to their values more slowly.
     trim : float, default=0.1
         Part of the measurements, the largest ones, that the spectral start leaves out, in [0, 1).
         At least the part of gross errors.

@@ -6,12 +6,18 @@ import numpy as np
 import pytest
 
 from lowrank_opt.core import ParameterError, Status
-from lowrank_opt.recovery import LowRankMatrix, LowRankPlusSparse, MatrixCompletion
+from lowrank_opt.recovery import (
+    AlternatingMinimization,
+    LowRankMatrix,
+    LowRankPlusSparse,
+    MatrixCompletion,
+    MatrixSensing,
+    Observations,
+    ScaledGD,
+    ScaledSubgradientMethod,
+)
 from lowrank_opt.recovery import kernels_scaled as kernels
 from lowrank_opt.recovery import reference_scaled as reference
-from lowrank_opt.recovery.scaled_gd import ScaledGD
-from lowrank_opt.recovery.scaled_subgradient import ScaledSubgradientMethod
-from lowrank_opt.recovery.sensing import MatrixSensing
 
 
 def gaussian(
@@ -229,8 +235,6 @@ def test_weighted_completion():
 
 
 def test_noisy_completion_is_the_least_squares_fit():
-    from lowrank_opt.recovery import AlternatingMinimization
-
     X, Y = entry_data(80, 2, 0.6)
     Y = Y + 0.1 * np.abs(X).mean() * np.random.default_rng(2).standard_normal(X.shape)
     problem = MatrixCompletion.from_dense(Y, rank=2)
@@ -307,6 +311,21 @@ def test_warm_starts(solver, make):
     warm = solver.solve(problem, x0=near)
     assert warm.success
     assert warm.nit < 0.8 * cold.nit
+
+
+def test_states_do_not_depend_on_the_checks():
+    sensing, _ = gaussian(N=300, d=8, p=0.1)
+    _, Y = entry_data(40, 2, 0.8, p=0.05, size=20.0)
+    pca = LowRankPlusSparse.from_dense(Y, rank=2, outlier_fraction=0.1)
+    for solver, problem in ((ScaledSubgradientMethod(), sensing), (ScaledGD(), pca)):
+        states = [
+            type(solver)(max_iter=30, tol=0.0, check_every=n).solve(problem).state
+            for n in (1, 7, 30)
+        ]
+        for state in states[1:]:
+            assert state.nit == 30
+            assert np.array_equal(state.U, states[0].U)
+            assert np.array_equal(state.V, states[0].V)
 
 
 def test_answers_scale_with_the_data():
@@ -441,8 +460,6 @@ def test_selection_kernels_equal_their_twins(case, fraction, dtype):
     }.get(case, rng.standard_normal((m, n)))
     with np.errstate(invalid="ignore"):
         X = np.where(seen, Y, np.nan).astype(dtype)
-    from lowrank_opt.recovery import Observations
-
     obs = Observations.from_coo(*np.nonzero(seen), X[seen], (m, n))
     errors, rows = obs.values, obs.rows()
     row_bound, col_bound = np.empty(m, dtype), np.empty(n, dtype)

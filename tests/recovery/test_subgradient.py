@@ -14,11 +14,15 @@ import numpy as np
 import pytest
 import scipy.sparse as sp
 
-from lowrank_opt.core import AccuracyWarning, ParameterError, Status
-from lowrank_opt.recovery import LowRankMatrix, LowRankPlusSparse, MatrixCompletion
+from lowrank_opt.core import AccuracyWarning, Checkpoint, ParameterError, Status
+from lowrank_opt.recovery import (
+    LowRankMatrix,
+    LowRankPlusSparse,
+    MatrixCompletion,
+    MatrixSensing,
+    SubgradientMethod,
+)
 from lowrank_opt.recovery import _spectral_start as start
-from lowrank_opt.recovery.sensing import MatrixSensing
-from lowrank_opt.recovery.subgradient import SubgradientMethod
 
 
 def gaussian(
@@ -373,6 +377,24 @@ def test_a_start_of_lower_rank_can_grow():
     result = SubgradientMethod(tol=1e-7).solve(problem, x0=x0)
     assert result.success
     assert error(result.x, X) < 1e-6
+
+
+@pytest.mark.parametrize("schedule", ["two-phase", "geometric"])
+def test_states_do_not_depend_on_the_checks(schedule, tmp_path):
+    """The same bits in one call of step, in many, and through a checkpoint."""
+    problem, _ = gaussian(N=300, d=8, rank=5)
+    params = {"schedule": schedule, "alpha": 1e-3, "tol": 1e-9, "max_iter": 150}
+    whole = run(problem, check_every=150, **params)
+    steps = run(problem, check_every=1, **params)
+    path = tmp_path / "run.npz"
+    for nit in (40, 150):
+        checkpoint = Checkpoint(path, every_seconds=1e9)
+        solver = SubgradientMethod(check_every=7, **{**params, "max_iter": nit})
+        resumed = solver.solve(problem, checkpoint=checkpoint)
+    for other in (steps, resumed):
+        assert other.nit == whole.nit == 150
+        for name in ("U", "decay", "decaying", "value", "value_mark", "size_mark", "idle"):
+            assert np.array_equal(getattr(other.state, name), getattr(whole.state, name)), name
 
 
 def test_zero_data():
