@@ -608,16 +608,20 @@ def _set_factors(state: HuberState, U: NDArray[Any], V: NDArray[Any]) -> None:
 
 def _orthogonalize(F: NDArray[Any], X: NDArray[Any], k: int) -> None:
     """Give `F` orthogonal columns of unit mean square and keep the product ``X Fᵀ``."""
-    largest = float(np.abs(F).max(initial=0.0)) or 1.0
+    largest = np.abs(F[:, :k]).max(axis=0, initial=0.0)  # sizes of columns may differ vastly
+    largest = np.where(largest > 0, largest, 1.0).astype(np.float64)
     gram = np.zeros((k, k))
     for a in range(0, len(F), _BLOCK):
-        block = F[a : a + _BLOCK, :k].astype(np.float64) / largest
+        block = F[a : a + _BLOCK, :k] / largest
         gram += block.T @ block
     values, W = np.linalg.eigh(gram / max(len(F), 1))
     roots = np.sqrt(np.maximum(values, 0.0))
-    roots = np.where(roots > 1e-14 * roots.max(initial=0.0), roots, 1.0) * largest
-    F[:, :k] = F[:, :k] @ (W / roots).astype(F.dtype)
-    X[:, :k] = X[:, :k] @ (W * roots).astype(F.dtype)
+    roots = np.where(roots > 1e-14 * roots.max(initial=0.0), roots, 1.0)
+    left, right = W / roots / largest[:, None], W * roots * largest[:, None]
+    for matrix, change in ((F, left), (X, right)):
+        for a in range(0, len(matrix), _BLOCK):
+            block = matrix[a : a + _BLOCK, :k]
+            block[:] = block.astype(np.float64) @ change
 
 
 def _without_empty_directions(x: LowRankMatrix) -> tuple[NDArray[Any], NDArray[Any]]:

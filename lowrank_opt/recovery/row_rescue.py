@@ -89,9 +89,10 @@ def _consensus(
     part, target = A[some], b[some]
     k = A.shape[1]
     choice = np.argsort(rng.random((_TRIALS, len(target))), axis=1)[:, :k]
-    # A shift by rounding: an exactly singular subset is as harmless as any other bad one.
-    shift = 1e-14 * float(np.abs(part).max(initial=1e-300)) * np.eye(k)
-    x = np.linalg.solve(part[choice] + shift, target[choice][..., None])[..., 0]
+    try:
+        x = np.linalg.solve(part[choice], target[choice][..., None])[..., 0]
+    except np.linalg.LinAlgError:  # a subset of exactly dependent rows
+        x = (np.linalg.pinv(part[choice]) @ target[choice][..., None])[..., 0]
     agree = np.count_nonzero(np.abs(target - x @ part.T) <= bound, axis=1)
     best = x[int(np.argmax(agree))]
     for _ in range(_STEPS):
