@@ -67,8 +67,8 @@ PUBLIC = {
     "recovery": """
         AlternatingMinimization biscale complete debias FactorSGD GibbsFactorization
         HuberALS LowRankImputer LowRankMatrix LowRankPlusSparse LowRankSamples MatrixCompletion
-        MatrixFactorization MatrixSensing
-        Observations ScaledGD ScaledSubgradientMethod soft_impute_path SoftImpute SubgradientMethod
+        MatrixFactorization MatrixSensing Observations RobustMatrixFactorization RobustPCA
+        ScaledGD ScaledSubgradientMethod soft_impute_path SoftImpute SubgradientMethod
     """,
 }
 

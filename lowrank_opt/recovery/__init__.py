@@ -11,6 +11,7 @@ __all__, __getattr__, __dir__ = lazy_names(
     {
         "alternating": ["AlternatingMinimization"],
         "estimators": ["LowRankImputer", "MatrixFactorization"],
+        "estimators_robust": ["RobustMatrixFactorization", "RobustPCA"],
         "factor_sgd": ["FactorSGD"],
         "front": ["complete"],
         "gibbs": ["GibbsFactorization"],

@@ -1,6 +1,10 @@
 from lowrank_opt.recovery.alternating import AlternatingMinimization as AlternatingMinimization
 from lowrank_opt.recovery.estimators import LowRankImputer as LowRankImputer
 from lowrank_opt.recovery.estimators import MatrixFactorization as MatrixFactorization
+from lowrank_opt.recovery.estimators_robust import (
+    RobustMatrixFactorization as RobustMatrixFactorization,
+)
+from lowrank_opt.recovery.estimators_robust import RobustPCA as RobustPCA
 from lowrank_opt.recovery.factor_sgd import FactorSGD as FactorSGD
 from lowrank_opt.recovery.front import complete as complete
 from lowrank_opt.recovery.gibbs import GibbsFactorization as GibbsFactorization

@@ -13,7 +13,13 @@ from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, Transfo
 from sklearn.utils.validation import check_array, check_is_fitted, validate_data
 
 from lowrank_opt.core.errors import AccuracyWarning, ParameterError, ProblemError
-from lowrank_opt.core.params import COUNT, Interval, StrOptions, validate_parameters
+from lowrank_opt.core.params import (
+    COUNT,
+    TOLERANCE,
+    Interval,
+    StrOptions,
+    validate_parameters,
+)
 from lowrank_opt.core.sklearn_bridge import (
     CallbackSupportMixin,
     resolve_solver,
@@ -37,6 +43,7 @@ __all__ = ["RobustMatrixFactorization", "RobustPCA"]
 
 _FLOATS = [np.float64, np.float32]
 _NAMES = ("huber_als", "subgradient", "scaled_subgradient", "scaled_gd")
+_TOL = 1e-6
 # Errors of single entries, over the relative step at which the solver stops.
 _UNDONE = 100.0
 _CONSTRAINTS = {
@@ -47,6 +54,7 @@ _CONSTRAINTS = {
     "max_iter": [None, Interval(Integral, 0, None, closed="left")],
     "center": ["boolean"],
     "cold": [StrOptions({"mean", "nan", "error"})],
+    "tol": [None, TOLERANCE],
     "warm_start": ["boolean"],
 }
 
@@ -60,20 +68,20 @@ class _GrossErrorsMixin:
     def _split(
         self, observations: Observations, X: Any, x0: LowRankMatrix | None, loss: str = "huber"
     ) -> Result:
-        name, rank, max_rank = type(self).__name__, self.rank, self.max_rank
-        validate_parameters(name, self.get_params(deep=False), _CONSTRAINTS)
+        caller, rank, max_rank = type(self).__name__, self.rank, self.max_rank
+        validate_parameters(caller, self.get_params(deep=False), _CONSTRAINTS)
         largest = min(observations.shape)
         if rank != "auto" and max_rank is not None:
             raise ParameterError(
-                f"{name}: max_rank={max_rank!r} with rank={rank!r}; it goes with rank='auto'"
+                f"{caller}: max_rank={max_rank!r} with rank={rank!r}; it goes with rank='auto'"
             )
         if rank == "auto" and loss == "l1":
             raise ParameterError(
-                f"{name}: rank='auto' with loss='l1'; give a number, or take loss='huber'"
+                f"{caller}: rank='auto' with loss='l1'; give a number, or take loss='huber'"
             )
         if rank != "auto" and rank > largest:
             warnings.warn(
-                f"{name}: rank={rank} exceeds the smaller side of the data of shape "
+                f"{caller}: rank={rank} exceeds the smaller side of the data of shape "
                 f"{observations.shape}; {largest} is used",
                 UserWarning,
                 stacklevel=4,
@@ -86,11 +94,13 @@ class _GrossErrorsMixin:
             with warnings.catch_warnings():  # `split` has said it
                 warnings.simplefilter("ignore", AccuracyWarning)
                 problem = MatrixCompletion(observations, rank, loss="l1")
+        name, defaults = problem.auto_solver()
+        tol = defaults.get("tol", _TOL) if self.tol is None else self.tol
         limit = {} if self.max_iter is None else {"max_iter": self.max_iter}
         solver = resolve_solver(
             self.method if self.solver is None else self.solver,
-            choices={"auto": problem.auto_solver(), **{name: METHODS[name] for name in _NAMES}},
-            tol=self.tol,
+            choices={"auto": (name, {}), **{method: METHODS[method] for method in _NAMES}},
+            tol=tol,
             n_threads=self.n_threads,
             random_state=self.random_state,
             **limit,
@@ -198,8 +208,8 @@ class RobustPCA(
     solver : Solver or None, default=None
         An instance, used instead of `method`, with its own parameters; it is cloned. Grid search
         reaches them as ``solver__tol`` and so on.
-    tol : float, default=1e-6
-        Tolerance of the solver.
+    tol : float or None, default=None
+        Tolerance of the solver. ``None``: 1e-6.
     max_iter : int or None, default=None
         Limit on iterations; ``None``: the solver's own.
     warm_start : bool, default=False
@@ -267,7 +277,7 @@ class RobustPCA(
         center: bool = False,
         method: str = "auto",
         solver: Any = None,
-        tol: float = 1e-6,
+        tol: float | None = None,
         max_iter: int | None = None,
         warm_start: bool = False,
         n_threads: int | None = None,
@@ -435,8 +445,9 @@ class RobustMatrixFactorization(
     loss : {"huber", "l1"}, default="huber"
         "huber": the threshold between noise and gross errors adapts to the errors that are left,
         see :class:`~lowrank_opt.recovery.LowRankPlusSparse`. "l1": the sum of absolute errors, see
-        :class:`~lowrank_opt.recovery.MatrixCompletion`; needs a number for `rank`, and converges
-        so slowly that a ``ConvergenceWarning`` is usual.
+        :class:`~lowrank_opt.recovery.MatrixCompletion`; needs a number for `rank`. With noise in
+        every entry it is smoothed, which its certificate does not accept: expect a
+        ``ConvergenceWarning``.
     outlier_fraction : float or None, default=None
         An upper bound, in [0, 0.5), on the part of the observed entries that is grossly wrong.
         Only "scaled_gd" needs it.
@@ -449,8 +460,8 @@ class RobustMatrixFactorization(
     solver : Solver or None, default=None
         An instance, used instead of `method`, with its own parameters; it is cloned. Grid search
         reaches them as ``solver__tol`` and so on.
-    tol : float, default=1e-6
-        Tolerance of the solver.
+    tol : float or None, default=None
+        Tolerance of the solver. ``None``: 1e-6, and 1e-9 for "l1" in float64.
     max_iter : int or None, default=None
         Limit on iterations; ``None``: the solver's own.
     cold : {"mean", "nan", "error"}, default="mean"
@@ -519,7 +530,7 @@ class RobustMatrixFactorization(
         max_rank: int | None = None,
         method: str = "auto",
         solver: Any = None,
-        tol: float = 1e-6,
+        tol: float | None = None,
         max_iter: int | None = None,
         cold: str = "mean",
         warm_start: bool = False,
@@ -647,10 +658,9 @@ class RobustMatrixFactorization(
         Returns
         -------
         ndarray of shape (n, rank)
-            Each row's Huber regression (for "l1": least absolute deviations) on the columns'
-            factors, with the threshold of the fit; 0 for a row without observations. A training
-            row gives its training factor, to the tolerance of the solver, when every observation
-            has weight 1.
+            Each row's Huber regression on the columns' factors, with the threshold of the fit; 0
+            for a row without observations. A training row gives its training factor, to the
+            tolerance of the solver, when every observation has weight 1.
         """
         entries, rows = self._entries(X)
         if entries is None:
