@@ -114,24 +114,40 @@ def _splats(builder, factors, scalar, vector, count=8):
     ]
 
 
+def _fetch(builder, rows, place):
+    """Ask for one vector of each row, to be put into the L2 cache."""
+    byte = ir.IntType(8).as_pointer()
+    function = cgutils.get_or_insert_function(
+        builder.module,
+        ir.FunctionType(ir.VoidType(), [byte, _I32, _I32, _I32]),
+        f"llvm.prefetch.{byte.intrinsic_name}",
+    )
+    for row in rows:
+        line = builder.bitcast(builder.gep(row, [place]), byte)
+        builder.call(function, [line, *(ir.Constant(_I32, flag) for flag in (0, 2, 1))])
+
+
 def _dots_intrinsic(count):
-    """Make ``out[s] = G[first+s] · p`` for s < count."""
+    """Make ``out[s] = G[first+s] · p`` for s < count; fetches the first half of the next rows."""
 
     def dots(typingctx, G, first, p, vectors, out):
         signature = types.void(G, types.intp, p, types.intp, out)
 
         def codegen(context, builder, signature, args):
-            rows = _row_pointers(context, builder, G, args[0], args[1], count)
+            rows = _row_pointers(context, builder, G, args[0], args[1], 2 * count)
+            rows, following = rows[:count], rows[count : count + count // 2]
             vector = ir.VectorType(context.get_data_type(G.dtype), _lanes(G.dtype))
             point = _element(builder, context, p, args[2])
 
             def body(index, sums):
                 place = builder.mul(index, ir.Constant(index.type, vector.count))
                 value = _load(builder, point, place, vector)
-                return [
+                new = [
                     _fma(builder, _load(builder, row, place, vector), value, partial)
                     for row, partial in zip(rows, sums, strict=True)
                 ]
+                _fetch(builder, following, place)
+                return new
 
             sums = _loop(builder, args[3], [_zero(vector)] * count, body)
             target = _element(builder, context, out, args[4])
@@ -145,29 +161,22 @@ def _dots_intrinsic(count):
 
 
 def _axpy_intrinsic(count):
-    """Make ``acc += Σ factors[s] G[first+s]`` for s < count; fetches the next rows meanwhile.
+    """Make ``acc += Σ factors[s] G[first+s]`` for s < count; fetches the other half.
 
-    The rows are in the cache by then, so the memory would idle.
+    All these rows are in the cache by then, and the memory would idle.
     """
 
     def axpy(typingctx, G, first, factors, acc, vectors):
         signature = types.void(G, types.intp, factors, acc, types.intp)
 
         def codegen(context, builder, signature, args):
-            rows = _row_pointers(context, builder, G, args[0], args[1], count)
-            after = builder.add(args[1], ir.Constant(args[1].type, count))
-            following = _row_pointers(context, builder, G, args[0], after, count)
+            rows = _row_pointers(context, builder, G, args[0], args[1], 2 * count)
+            rows, following = rows[:count], rows[count + count // 2 :]
             scalar = context.get_data_type(G.dtype)
             vector = ir.VectorType(scalar, _lanes(G.dtype))
             source = _element(builder, context, factors, args[2])
             splats = _splats(builder, source, scalar, vector, count)
             target = _element(builder, context, acc, args[3])
-            byte = ir.IntType(8).as_pointer()
-            function = cgutils.get_or_insert_function(
-                builder.module,
-                ir.FunctionType(ir.VoidType(), [byte, _I32, _I32, _I32]),
-                f"llvm.prefetch.{byte.intrinsic_name}",
-            )
 
             def body(index, carried):
                 place = builder.mul(index, ir.Constant(index.type, vector.count))
@@ -176,9 +185,7 @@ def _axpy_intrinsic(count):
                     sums[s % 2] = _fma(
                         builder, splats[s], _load(builder, row, place, vector), sums[s % 2]
                     )
-                for row in following:
-                    line = builder.bitcast(builder.gep(row, [place]), byte)
-                    builder.call(function, [line, *(ir.Constant(_I32, f) for f in (0, 2, 1))])
+                _fetch(builder, following, place)
                 _store(builder, builder.fadd(*sums), target, place)
                 return []
 
@@ -275,7 +282,7 @@ def _ordered_axpy8(typingctx, F, indices, start, last, factors, acc, vectors):
     return signature, codegen
 
 
-_dots_4, _dots_2, _dots_1 = (_dots_intrinsic(count) for count in (4, 2, 1))
+_dots_8, _dots_4, _dots_2, _dots_1 = (_dots_intrinsic(count) for count in (8, 4, 2, 1))
 _axpy_8, _axpy_4, _axpy_2, _axpy_1 = (_axpy_intrinsic(count) for count in (8, 4, 2, 1))
 
 
@@ -372,8 +379,10 @@ def fused_dense(lo, hi, A, y, x, rows, ahead, loss, delta, sums, stats, w8):
         stop = min(i + _CHUNK, size)
         while i < stop:
             live = rows if i + rows <= stop else 1
-            if live == 8:
+            if live == 8 and not ahead:
                 row_dots8(A, i, 0, x, vectors, w8)
+            elif live == 8:
+                _dots_8(A, i, x, vectors, w8)
             elif live == 4:
                 _dots_4(A, i, x, vectors, w8)
             elif live == 2:
