@@ -16,8 +16,8 @@ from lowrank_opt.recovery import (
     HuberALS,
     LowRankPlusSparse,
     MatrixCompletion,
+    RobustPCA,
 )
-from lowrank_opt.recovery.estimators_robust import RobustPCA
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
