@@ -425,6 +425,7 @@ ALL_SOLVERS = [
             name=f"HuberALS-{rank}",
             reference=robust_rows, transforms=ROBUST_TRANSFORMS, bad_inputs=COMPLETION_INPUTS,
             float32_tol=1e-4, float32_accuracy=1e-3,
+            work=lambda problem, solver, nit: {"sweeps": nit},
         )
         for rank in (2, "auto")
     ),
