@@ -34,7 +34,7 @@ _HUBER = 1.345 * 1.4826
 _DENSE_SIDE, _DENSE_PART = 256, 0.25
 _OVERSAMPLES = 10
 # Above this number of measurements medians are taken over a part of them.
-_SAMPLE = 400_000
+_SAMPLE = 100_000
 
 
 class Spectrum(NamedTuple):
@@ -157,31 +157,32 @@ def relative_step(problem: Any, U: NDArray[Any], V: NDArray[Any]) -> float:
     """
     operator, y, symmetric = problem.measurements, problem.targets, problem.symmetric
     robust, entries = problem.loss == "l1", samples_entries(operator)
-    e = operator.apply(U, V) - y if robust or entries else y
-    delta = math.inf
+    delta, sizes = math.inf, np.zeros(0)
     if robust:
-        floor = float(np.finfo(e.dtype).eps) * _median(np.abs(_sample(y)))
-        delta = max(_HUBER * _median(np.abs(_sample(e))), floor)
-    if not entries:
+        sizes = np.abs(operator.apply(U, V) - y)
+        floor = float(np.finfo(sizes.dtype).eps) * _median(np.abs(_sample(y)))
+        delta = max(_HUBER * _median(_sample(sizes)), floor)
+    found = operator.reweighted(U, V, y, delta, symmetric)
+    right = found.left if found.right is None else found.right
+    rows, cols, total = np.full(1, found.mass * operator.mean_square), np.ones(1), 1.0
+    if entries:
+        # An entry sees one row and one column, and its weight counts for these.
+        obs = operator.observations
+        rows, cols, total = obs.row_weights, obs.col_weights, obs.total_weight
+        if robust:
+            w = np.minimum(1.0, delta / np.maximum(sizes, delta or 1.0))
+            w = w if operator.weights is None else w * operator.weights
+            rows = np.bincount(obs.rows(), w, minlength=obs.shape[0]).astype(np.float64)
+            cols = np.bincount(obs.indices, w, minlength=obs.shape[1]).astype(np.float64)
+            total = float(rows.sum())
+        rows, cols, total = rows / y.size, cols / y.size, total / y.size
+        square = _scaled_square(found.left, rows, V, cols, total)
+        square += _scaled_square(right, cols, U, rows, total)
+    else:
         # Every measurement sees all rows and columns: H_i = c sum(w) V'V for each i.
-        found = operator.reweighted(U, V, y, delta, symmetric)
-        mass, one = np.full(1, found.mass * operator.mean_square), np.ones(1)
-        right = found.left if found.right is None else found.right
-        square = _scaled_square(found.left, mass, V, one, 1.0)
-        square += _scaled_square(right, mass, U, one, 1.0)
-        return math.sqrt(square / (found.scale or 1.0))
-    w = np.ones(e.size, e.dtype) if operator.weights is None else operator.weights
-    if robust:
-        w = w * np.minimum(1.0, delta / np.maximum(np.abs(e), delta or 1.0)).astype(e.dtype)
-    Z, W = operator.adjoint(w * e), operator.adjoint(w)
-    left, right = Z @ V, Z.T @ U
-    if symmetric:
-        left = right = (left + right) / 2
-    rows, cols = (np.asarray(W.sum(axis=a), np.float64).ravel() for a in (1, 0))
-    total = float(rows.sum())
-    square = _scaled_square(left, rows, V, cols, total)
-    square += _scaled_square(right, cols, U, rows, total)
-    return math.sqrt(square / (float(np.sum(w * np.square(y, dtype=np.float64))) or 1.0))
+        square = _scaled_square(found.left, rows, V, cols, total)
+        square += _scaled_square(right, rows, U, cols, total)
+    return math.sqrt(square / (found.scale or 1.0))
 
 
 def _sample(array: NDArray[Any]) -> NDArray[Any]:

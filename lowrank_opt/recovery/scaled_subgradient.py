@@ -81,7 +81,7 @@ class ScaledSubgradientMethod(Solver):
     max_time : float or None, default=None
         Limit on seconds.
     check_every : int or "auto", default=25
-        Iterations between two checks. A check costs about two iterations.
+        Iterations between two checks. A check costs about three iterations.
     schedule : {"geometric", "polyak"}, default="geometric"
         "geometric": the t-th step has length ``eta0 rho^t`` relative to the matrix, as measured
         by the norm below. "polyak": ``eta = eta0 (f - f_min) / |.|²``.
@@ -135,6 +135,20 @@ class ScaledSubgradientMethod(Solver):
        Processing 69, 2021. :arxiv:`2010.13364`.
     .. [2] P. Giampouras, H. Cai, R. Vidal, "Guarantees of a Preconditioned Subgradient Algorithm
        for Overparameterized Asymmetric Low-rank Matrix Recovery", 2024. :arxiv:`2410.16826`.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from lowrank_opt.recovery import MatrixSensing, ScaledSubgradientMethod
+    >>> rng = np.random.default_rng(0)
+    >>> X = rng.standard_normal((8, 2)) @ np.diag([1.0, 100.0]) @ rng.standard_normal((2, 9))
+    >>> A = rng.standard_normal((400, 8, 9))
+    >>> y = np.einsum("pij,ij->p", A, X)
+    >>> y[:20] = 1e4
+    >>> problem = MatrixSensing.from_dense(A, y, rank=2)
+    >>> result = ScaledSubgradientMethod(tol=1e-8).solve(problem)
+    >>> result.success, bool(np.abs(result.x.to_dense() - X).max() < 1e-3)
+    (True, True)
     """
 
     requires: ClassVar[tuple[type, ...]] = (HasMeasurements,)

@@ -116,8 +116,8 @@ class SubgradientMethod(Solver):
         Limit on iterations.
     max_time : float or None, default=None
         Limit on seconds.
-    check_every : int or "auto", default=25
-        Iterations between two checks. A check costs about two iterations.
+    check_every : int or "auto", default=40
+        Iterations between two checks. A check costs about three iterations.
     schedule : {"two-phase", "geometric", "loss", "polyak"}, default="two-phase"
         Step of iteration t, with :math:`Q_t` the matrix sub-gradient (see Notes):
         "geometric": ``eta0 rho^t c / |Q_t|_F``, the constant c being such that the leading
@@ -189,6 +189,22 @@ class SubgradientMethod(Solver):
     .. [1] J. Ma, S. Fattahi, "Global Convergence of Sub-gradient Method for Robust Matrix
        Recovery: Small Initialization, Noisy Measurements, and Over-parameterization", JMLR 24,
        2023. :arxiv:`2202.08788`.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from lowrank_opt.recovery import MatrixSensing, SubgradientMethod
+    >>> rng = np.random.default_rng(0)
+    >>> X = np.outer(np.arange(1.0, 9.0), np.arange(1.0, 9.0))
+    >>> A = rng.standard_normal((300, 8, 8))
+    >>> y = np.einsum("pij,ij->p", A, X)
+    >>> y[:30] = 1e4
+    >>> problem = MatrixSensing.from_dense(A, y, rank=4, symmetric=True)
+    >>> result = SubgradientMethod(tol=1e-5).solve(problem)
+    >>> result.success, int(result.inner["rank_at_gap"])
+    (True, 1)
+    >>> bool(np.abs(result.x.to_dense() - X).max() < 1e-2)
+    True
     """
 
     requires: ClassVar[tuple[type, ...]] = (HasMeasurements,)
@@ -218,7 +234,7 @@ class SubgradientMethod(Solver):
         tol: float = 1e-6,
         max_iter: int = 5000,
         max_time: float | None = None,
-        check_every: int | str = 25,
+        check_every: int | str = 40,
         schedule: str = "two-phase",
         eta0: float | None = None,
         rho: float | None = None,
