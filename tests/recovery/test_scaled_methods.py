@@ -227,7 +227,7 @@ def test_robust_pca_without_outliers_is_completion():
 
 def test_weighted_completion():
     X, Y = entry_data(100, 2, 0.5)
-    weights = np.random.default_rng(1).uniform(0.5, 1.5, Y.shape)
+    weights = np.random.default_rng(1).uniform(3.0, 6.0, Y.shape)
     problem = MatrixCompletion.from_dense(Y, rank=2, weights=weights)
     result = ScaledGD(tol=1e-9).solve(problem)
     assert result.success
