@@ -21,6 +21,7 @@ from lowrank_opt.core.errors import (
 )
 from lowrank_opt.core.problem import Certificate, Problem
 from lowrank_opt.recovery import kernels_observations as kernels
+from lowrank_opt.recovery._samples import typical_size, typical_square
 from lowrank_opt.recovery.certificates import (
     CHUNK,
     LOSSES,
@@ -549,6 +550,12 @@ class MatrixCompletion(Problem):
         if self.loss == "l1":
             return self.loss_at_zero / self.observations.total_weight or 1.0
         return math.sqrt(self.data_square / self.observations.total_weight) or 1.0
+
+    @cached_property
+    def value_square(self) -> float:
+        """Mean square of the observed values, cut off at ten times their typical size."""
+        values = self.observations.values - self.offset
+        return typical_square(values, typical_size(values))
 
     @property
     def scaling_power(self) -> float:

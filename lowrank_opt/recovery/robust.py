@@ -15,6 +15,7 @@ import scipy.sparse as sp
 from lowrank_opt.core.errors import ParameterError, ProblemError
 from lowrank_opt.core.problem import Certificate, Problem
 from lowrank_opt.recovery import kernels_observations as kernels
+from lowrank_opt.recovery._samples import sample, typical_size, typical_square
 from lowrank_opt.recovery.certificates import CHUNK, divide, or_empty, weighted_gram
 from lowrank_opt.recovery.lowrank import LowRankMatrix
 from lowrank_opt.recovery.observations import Observations
@@ -31,8 +32,6 @@ __all__ = ["LowRankPlusSparse"]
 _HUBER = 1.345 * 1.4826
 _INLIER = 3.0 * 1.4826
 _EPS = float(np.finfo(np.float64).eps)
-# Above this number of entries medians are taken over an evenly spaced sample of half as many.
-_SAMPLE = 400_000
 # Singular values below this part of the largest one do not count for the numerical rank.
 _RANK_CUT = 1e-6
 
@@ -276,9 +275,13 @@ class LowRankPlusSparse(Problem):
 
     @cached_property
     def value_size(self) -> float:
-        """Median of the absolute observed values; their mean when it is 0, and 1 when that is."""
-        values = np.abs(_sample(self.observations.values).astype(np.float64))
-        return float(np.median(values)) or float(np.mean(values)) or 1.0
+        """Median of the absolute observed values, of the non-zero ones when most are 0; else 1."""
+        return typical_size(self.observations.values)
+
+    @cached_property
+    def value_square(self) -> float:
+        """Mean square of the observed values, cut off at ten times `value_size`."""
+        return typical_square(self.observations.values, self.value_size)
 
     def robust_scale(self, abs_errors: NDArray[Any]) -> float:
         r"""Threshold :math:`\delta` between noise and gross errors.
@@ -417,7 +420,7 @@ class LowRankPlusSparse(Problem):
         """
         x = self.point(x)
         e = self._residual(x)
-        bound = self.inlier_bound(x, np.abs(_sample(e))) if threshold is None else threshold
+        bound = self.inlier_bound(x, np.abs(sample(e))) if threshold is None else threshold
         keep = np.abs(e) > bound
         obs = self.observations
         # Positions of the kept entries inside the compressed rows.
@@ -515,7 +518,7 @@ class LowRankPlusSparse(Problem):
 
     def _grade(self, x: LowRankMatrix) -> Certificate:
         obs = self.observations
-        sizes = np.abs(_sample(self._residual(x)))
+        sizes = np.abs(sample(self._residual(x)))
         median = float(np.median(sizes))
         delta, inlier = self.robust_scale(sizes), self.inlier_bound(x, sizes)
         del sizes
@@ -563,12 +566,6 @@ def _rank(value: Any, name: str, largest: int, alternative: str) -> int:
             f"{name}={value!r}; expected an integer from 1 to min(shape) = {largest}{alternative}"
         )
     return rank
-
-
-def _sample(array: NDArray[Any]) -> NDArray[Any]:
-    """The array, or an evenly spaced part of a long one."""
-    step = 1 if array.size <= _SAMPLE else -(-array.size // (_SAMPLE // 2))
-    return array[::step]
 
 
 def _reweighted(
