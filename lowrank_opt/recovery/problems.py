@@ -18,6 +18,7 @@ from lowrank_opt.core.errors import (
     AccuracyWarning,
     ParameterError,
     ProblemError,
+    ProblemTypeError,
 )
 from lowrank_opt.core.problem import Certificate, Problem
 from lowrank_opt.recovery import kernels_observations as kernels
@@ -104,6 +105,15 @@ def check_not_empty(observations: Observations, cure: str) -> None:
                 f"X: {empty.size} {name}(s) have no observed entry, the first is {name} "
                 f"{empty[0]}; {cure}"
             )
+
+
+def check_observations(value: Any, name: str) -> None:
+    """Raise when the data are not an `Observations`, as when an array is passed by itself."""
+    if not isinstance(value, Observations):
+        raise ProblemTypeError(
+            f"observations is a {type(value).__name__}; expected Observations: use "
+            f"{name}.from_dense, from_sparse or from_coo"
+        )
 
 
 def check_finite_start(x: LowRankMatrix) -> None:
@@ -236,6 +246,7 @@ class MatrixCompletion(Problem):
     col_ids: NDArray[Any] | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
+        check_observations(self.observations, type(self).__name__)
         m, n = self.observations.shape
         try:
             rank = operator.index(self.rank)

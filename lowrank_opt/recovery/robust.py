@@ -19,7 +19,12 @@ from lowrank_opt.recovery._samples import sample, typical_size, typical_square
 from lowrank_opt.recovery.certificates import CHUNK, divide, or_empty, weighted_gram
 from lowrank_opt.recovery.lowrank import LowRankMatrix
 from lowrank_opt.recovery.observations import Observations
-from lowrank_opt.recovery.problems import check_finite_start, check_not_empty, warn_about_data
+from lowrank_opt.recovery.problems import (
+    check_finite_start,
+    check_not_empty,
+    check_observations,
+    warn_about_data,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -100,6 +105,7 @@ class LowRankPlusSparse(Problem):
     symmetric = False
 
     def __post_init__(self) -> None:
+        check_observations(self.observations, type(self).__name__)
         largest = min(self.observations.shape)
         if self.rank != "auto":
             object.__setattr__(self, "rank", _rank(self.rank, "rank", largest, " or 'auto'"))

@@ -23,6 +23,7 @@ from lowrank_opt.recovery import (
     FactorSGD,
     GibbsFactorization,
     LowRankMatrix,
+    LowRankPlusSparse,
     MatrixCompletion,
     Observations,
     SoftImpute,
@@ -529,3 +530,10 @@ def test_layouts_do_not_matter(layout, dtype, tmp_path):
         assert result.success, name
         np.testing.assert_array_equal(result.x.to_dense(), expected.x.to_dense(), err_msg=name)
     assert (other.tobytes(), other_values.tobytes()) == before
+
+
+@pytest.mark.parametrize("build", [MatrixCompletion, LowRankPlusSparse])
+@pytest.mark.parametrize("data", [np.ones((3, 2)), None])
+def test_data_by_themselves_name_the_constructors(build, data):
+    with pytest.raises(ProblemError, match=rf"{type(data).__name__}.*{build.__name__}\.from_dense"):
+        build(data, 1)
