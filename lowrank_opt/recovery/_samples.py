@@ -7,15 +7,19 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from lowrank_opt.core.errors import ProblemError
+
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["sample", "typical_size", "typical_square"]
+__all__ = ["check_size", "sample", "typical_size", "typical_square"]
 
 # Arrays with more entries are represented by half as many.
 LIMIT = 400_000
 # Values above this many times the typical size do not count with more than that.
 _CLIP = 10.0
+# Typical sizes whose products with factors and weights are numbers of the type, by item size.
+_RANGE = {4: (1e-30, 1e30), 8: (1e-140, 1e140)}
 
 
 @functools.lru_cache(maxsize=8)
@@ -81,3 +85,27 @@ def typical_square(values: NDArray[Any], size: float) -> float:
     """
     ratio = np.minimum(np.abs(sample(values).astype(np.float64)) / size, _CLIP)
     return size * size * (float(np.mean(ratio * ratio)) if ratio.any() else 1.0)
+
+
+def check_size(values: NDArray[Any], what: str) -> None:
+    """Raise when products of values of this typical size under- or overflow.
+
+    Parameters
+    ----------
+    values : ndarray of shape (N,)
+        Data in the type of the computation.
+    what : str
+        Their name.
+
+    Raises
+    ------
+    ProblemError
+        The typical size is out of range.
+    """
+    size = typical_size(values)
+    low, high = _RANGE[values.dtype.itemsize]
+    if not low <= size <= high:
+        raise ProblemError(
+            f"{what} have a typical size of {size:.1e} (median of the absolute values), out of the "
+            f"range from {low:g} to {high:g} in which {values.dtype} computes; divide them by it"
+        )

@@ -9,6 +9,8 @@ import numpy as np
 import scipy.sparse as sp
 
 from lowrank_opt.numerics import randomized_svd
+from lowrank_opt.recovery._balance import balanced_exponents, step_square, unit_factors
+from lowrank_opt.recovery._samples import sample, typical_size
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -28,13 +30,13 @@ __all__ = [
 
 # Median of the size of a standard normal number.
 _NORMAL_MEDIAN = 0.6745
-# Huber's constant times the factor that makes a median deviation a standard deviation.
-_HUBER = 1.345 * 1.4826
 # Up to this side, or from this part of the side on, a full decomposition is as fast.
 _DENSE_SIDE, _DENSE_PART = 256, 0.25
 _OVERSAMPLES = 10
 # Above this number of measurements medians are taken over a part of them.
 _SAMPLE = 100_000
+# Data whose size is 2 to a larger power than this, or its negative, are scaled for products.
+_MODERATE = 20
 
 
 class Spectrum(NamedTuple):
@@ -127,11 +129,10 @@ def robust_size(targets: NDArray[Any], mean_square: float) -> float:
     Returns
     -------
     float
-        Positive unless all targets are 0: where more than half of them are, their mean size
-        stands in.
+        Positive unless all targets are 0: where more than half of them are, the median of the
+        others stands in.
     """
-    sizes = np.abs(_sample(targets))
-    median = float(np.median(sizes)) or float(np.mean(sizes, dtype=np.float64))
+    median = typical_size(targets) if np.any(targets) else 0.0
     return median / (_NORMAL_MEDIAN * math.sqrt(mean_square)) if mean_square else 0.0
 
 
@@ -141,7 +142,8 @@ def relative_step(problem: Any, U: NDArray[Any], V: NDArray[Any]) -> float:
     Parameters
     ----------
     problem : Problem
-        With `measurements`, `targets`, `symmetric` and `loss`.
+        With `measurements`, `targets`, `symmetric`, `loss`, `value_size`, `value_square` and
+        `robust_scale`.
     U, V : ndarray of shape (m, k) and (n, k)
         Factors; the same array in a symmetric problem.
 
@@ -152,65 +154,62 @@ def relative_step(problem: Any, U: NDArray[Any], V: NDArray[Any]) -> float:
 
     Notes
     -----
-    Cost: two passes over the data; a median, over an evenly spaced part of them when they are
-    many.
+    Cost: two passes over the data; a median, over a random part of them when they are many.
     """
     operator, y, symmetric = problem.measurements, problem.targets, problem.symmetric
     robust, entries = problem.loss == "l1", samples_entries(operator)
+    U, V, y, power = _moderate(U, V, y, problem.value_size, symmetric)
+    unit = math.ldexp(1.0, power)
     delta, sizes = math.inf, np.zeros(0)
     if robust:
         sizes = np.abs(operator.apply(U, V) - y)
-        floor = float(np.finfo(sizes.dtype).eps) * _median(np.abs(_sample(y)))
-        delta = max(_HUBER * _median(_sample(sizes)), floor)
+        delta = problem.robust_scale(sample(sizes, _SAMPLE).astype(np.float64) * unit) / unit
     found = operator.reweighted(U, V, y, delta, symmetric)
-    right = found.left if found.right is None else found.right
-    rows, cols, total = np.full(1, found.mass * operator.mean_square), np.ones(1), 1.0
+    left, right = found.left, found.left if found.right is None else found.right
+    rows = np.full(problem.shape[0], found.mass * operator.mean_square * problem.shape[1])
+    cols = np.full(problem.shape[1], found.mass * operator.mean_square * problem.shape[0])
     if entries:
         # An entry sees one row and one column, and its weight counts for these.
         obs = operator.observations
-        rows, cols, total = obs.row_weights, obs.col_weights, obs.total_weight
+        rows, cols = obs.row_weights, obs.col_weights
         if robust:
             w = np.minimum(1.0, delta / np.maximum(sizes, delta or 1.0))
             w = w if operator.weights is None else w * operator.weights
             rows = np.bincount(obs.rows(), w, minlength=obs.shape[0]).astype(np.float64)
             cols = np.bincount(obs.indices, w, minlength=obs.shape[1]).astype(np.float64)
-            total = float(rows.sum())
-        rows, cols, total = rows / y.size, cols / y.size, total / y.size
-        square = _scaled_square(found.left, rows, V, cols, total)
-        square += _scaled_square(right, cols, U, rows, total)
-    else:
-        # Every measurement sees all rows and columns: H_i = c sum(w) V'V for each i.
-        square = _scaled_square(found.left, rows, V, cols, total)
-        square += _scaled_square(right, rows, U, cols, total)
-    return math.sqrt(square / (found.scale or 1.0))
+        rows, cols = rows / y.size, cols / y.size
+        if symmetric:
+            rows = cols = (rows + cols) / 2.0
+    point = unit_factors(U, V)
+    square = step_square(left @ point.left_turn, rows, point.right, cols)
+    square += step_square(right @ point.right_turn, cols, point.left, rows)
+    scale = found.mass * (problem.value_square / unit / unit) if robust else found.scale
+    residual = math.sqrt(square / (scale or 1.0))
+    eps = float(np.finfo(operator.dtype).eps)
+    if point.vanishes(operator.mean_square, problem.value_size / unit, eps) and y.any():
+        residual = max(residual, 1.0)
+    return residual
 
 
-def _sample(array: NDArray[Any]) -> NDArray[Any]:
-    """The array, or an evenly spaced part of a long one."""
-    step = 1 if array.size <= _SAMPLE else -(-array.size // (_SAMPLE // 2))
-    return array[::step]
+def _moderate(
+    U: NDArray[Any], V: NDArray[Any], y: NDArray[Any], size: float, symmetric: bool
+) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any], int]:
+    """The same point and data over an even power of two, which is repoint, too.
 
-
-def _scaled_square(
-    g: NDArray[Any],
-    masses: NDArray[np.float64],
-    other: NDArray[Any],
-    other_masses: NDArray[np.float64],
-    total: float,
-) -> float:
-    """Sum of ``g_i' H_i^-1 g_i``, ``H_i = masses_i / total * sum_j other_masses_j v_j v_j'``."""
-    F = other.astype(np.float64)
-    gram = (F * other_masses[:, None]).T @ F / total
-    values, basis = np.linalg.eigh(gram)
-    floor = 4 * np.finfo(np.float64).eps * values.size * max(float(values.max(initial=0.0)), 0.0)
-    keep = values > floor
-    z = ((g @ basis[:, keep]) ** 2 / values[keep]).sum(axis=1)
-    masses = np.broadcast_to(masses, z.shape)
-    return float(np.divide(z, masses, out=np.zeros_like(z), where=masses > 0).sum())
-
-
-def _median(sizes: NDArray[Any]) -> float:
-    return float(np.median(sizes)) if sizes.size else 0.0
+    Columns of both factors get about the same size, and very large or small data a moderate one:
+    products do not overflow, and all numbers keep their digits.
+    """
+    power = 2 * (math.frexp(size)[1] // 2)
+    power = power if abs(power) > _MODERATE else 0
+    h = 0 if symmetric else balanced_exponents(U, V)
+    if not (power or np.any(h)):
+        return U, V, y, 0
+    with np.errstate(over="ignore", under="ignore"):
+        if power:
+            limit = np.finfo(y.dtype).max / 4
+            y = np.clip(np.ldexp(y, -power), -limit, limit)
+        U = np.ldexp(U, -h - power // 2)
+        return U, U if symmetric else np.ldexp(V, h - power // 2), y, power
 
 
 def truncate_at_gap(

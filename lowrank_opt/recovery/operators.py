@@ -90,7 +90,7 @@ class Reweighted(NamedTuple):
         ``Q V`` and ``Qᵀ U`` with ``Q = (1/N) Σ w̃ e A_i``, in a symmetric problem the symmetric
         part of that, and ``right`` is ``None``.
     scale : float
-        ``(1/N) Σ w̃ y²``.
+        ``(1/N) Σ w̃ y²``; infinite where a square overflows.
     """
 
     mass: float
@@ -653,7 +653,9 @@ class CallableOperator(_Operator):
             value, slope = float(np.mean(size * size)), e
         else:
             w = delta / np.maximum(size, delta)
-            mass, scale = float(np.mean(w)), float(np.mean(w * np.square(y, dtype=np.float64)))
+            with np.errstate(over="ignore"):
+                scale = float(np.mean(w * np.square(y, dtype=np.float64)))
+            mass = float(np.mean(w))
             slope = w * e
         Q = self.adjoint(slope / self.size)
         left, right = np.asarray(Q @ V), np.asarray(Q.T @ U)

@@ -15,8 +15,9 @@ import scipy.sparse as sp
 from lowrank_opt.core.errors import ParameterError, ProblemError
 from lowrank_opt.core.problem import Certificate, Problem
 from lowrank_opt.recovery import kernels_observations as kernels
-from lowrank_opt.recovery._samples import sample, typical_size, typical_square
-from lowrank_opt.recovery.certificates import CHUNK, divide, or_empty, weighted_gram
+from lowrank_opt.recovery._balance import step_square, unit_factors
+from lowrank_opt.recovery._samples import check_size, sample, typical_size, typical_square
+from lowrank_opt.recovery.certificates import CHUNK, divide
 from lowrank_opt.recovery.lowrank import LowRankMatrix
 from lowrank_opt.recovery.observations import Observations
 from lowrank_opt.recovery.problems import (
@@ -27,7 +28,7 @@ from lowrank_opt.recovery.problems import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
 
     from numpy.typing import ArrayLike, NDArray
 
@@ -36,7 +37,8 @@ __all__ = ["LowRankPlusSparse"]
 # Huber's constant times the factor that makes a median deviation a standard deviation.
 _HUBER = 1.345 * 1.4826
 _INLIER = 3.0 * 1.4826
-_EPS = float(np.finfo(np.float64).eps)
+# Where the solver stops, errors of single entries are some ten times the relative step.
+_UNDONE = 100.0
 # Singular values below this part of the largest one do not count for the numerical rank.
 _RANK_CUT = 1e-6
 
@@ -68,6 +70,8 @@ class LowRankPlusSparse(Problem):
     ------
     ParameterError
         A parameter is out of range.
+    ProblemError
+        The values are so large or small that products of them under- or overflow.
 
     Warns
     -----
@@ -125,6 +129,7 @@ class LowRankPlusSparse(Problem):
                     f"outlier_fraction={fraction!r}; expected a number in [0, 0.5) or None"
                 )
             object.__setattr__(self, "outlier_fraction", float(fraction))
+        check_size(self.observations.values, "the observed values")
         warn_about_data(self.observations, self.rank if self.rank_known else 1)
 
     # -- construction from user data ------------------------------------------------------------
@@ -305,7 +310,9 @@ class LowRankPlusSparse(Problem):
         median = float(np.median(abs_errors)) if abs_errors.size else 0.0
         return max(_HUBER * median, float(np.finfo(self.dtype).eps) * self.value_size)
 
-    def inlier_bound(self, x: LowRankMatrix, abs_errors: NDArray[Any]) -> float:
+    def inlier_bound(
+        self, x: LowRankMatrix, abs_errors: NDArray[Any], residual: float | None = None
+    ) -> float:
         """Size up to which an error counts as noise.
 
         Parameters
@@ -314,14 +321,21 @@ class LowRankPlusSparse(Problem):
             The point.
         abs_errors : ndarray
             Absolute errors of (a sample of) the observed entries there.
+        residual : float or None, default=None
+            Residual of `x`; ``None``: that of its certificate.
 
         Returns
         -------
         float
-            ``3 · 1.4826 · median``, and a few roundings of the data and of `x`.
+            ``3 · 1.4826 · median``, a few roundings of the data and of `x`, and what `x` leaves
+            undone: ``100 · residual`` times the root of `value_square`, at most a thousandth of
+            `value_size`.
         """
+        if residual is None:
+            residual = self.certificate(x).residual
         rounding = 32.0 * max(float(np.finfo(t).eps) for t in (x.dtype, self.dtype))
-        return _INLIER * float(np.median(abs_errors)) + rounding * self.value_size
+        undone = min(_UNDONE * residual * math.sqrt(self.value_square), 1e-3 * self.value_size)
+        return _INLIER * float(np.median(abs_errors)) + rounding * self.value_size + undone
 
     # -- oracles --------------------------------------------------------------------------------
 
@@ -417,7 +431,7 @@ class LowRankPlusSparse(Problem):
             The low-rank part.
         threshold : float or None, default=None
             Smallest size of a gross error, in units of the data; ``None``: that of the
-            certificate's inlier fraction, ``3 · 1.4826 · median |M - L|`` and a few roundings.
+            certificate's inlier fraction; see `inlier_bound`.
 
         Returns
         -------
@@ -445,35 +459,41 @@ class LowRankPlusSparse(Problem):
         -------
         Certificate
             See Notes for ``residual``. ``details``: ``inlier_fraction`` (part of the entries with
-            ``|M - L| <= 3 · 1.4826 · median |M - L|``, a few roundings allowed), ``l1_value``,
-            ``numerical_rank`` (singular values above ``1e-6`` of the largest, or rounding),
-            ``median_residual`` (over the median of ``|M|``), ``huber_delta``, ``rmse`` (root
-            mean squared ``M - L``, gross errors included). A point with NaN or infinite numbers
-            has an infinite residual.
+            ``|M - L|`` up to `inlier_bound`), ``l1_value``, ``numerical_rank`` (singular values
+            above ``1e-6`` of the largest, or rounding), ``median_residual`` (over the median of
+            ``|M|``), ``huber_delta``, ``rmse`` (root mean squared ``M - L``, gross errors
+            included) and ``size_ratio``: the root mean square of all entries of L, observed or
+            not, over that of the data (`value_square`). A ratio far above 1 says that the data do
+            not determine the other entries: the rank is too high. A point with NaN or infinite
+            numbers has an infinite residual.
 
         Notes
         -----
         *Relative reweighted step.* With :math:`e = M - L`,
-        :math:`\delta = 1.345 \cdot 1.4826 \operatorname{median} |e|` (`robust_scale`; over an
-        evenly spaced sample when there are more than 400 000 entries) and
-        :math:`w_{ij} \min(1, \delta / |e_{ij}|)` for weights,
+        :math:`\delta = 1.345 \cdot 1.4826 \operatorname{median} |e|` (`robust_scale`; over a
+        random sample when there are more than 400 000 entries) and
+        :math:`\tilde w_{ij} = w_{ij} \min(1, \delta / |e_{ij}|)`, and with :math:`u_i, v_j` the
+        rows of orthonormal bases of the column and row space of L,
 
         .. math:: residual^2 = \Big(\sum_i g_i^\top H_i^{-1} g_i + \text{the same for columns}
-                  \Big) \Big/ \sum_\Omega \tilde w_{ij} M_{ij}^2,
+                  \Big) \Big/ \Big( s^2 \sum_\Omega \tilde w_{ij} \Big),
                   \quad g_i = \sum_j \tilde w_{ij} e_{ij} v_j, \quad
                   H_i = \Big(\sum_j \tilde w_{ij}\Big) \bar G ,
 
-        with :math:`\bar G` the weighted mean of :math:`v_j v_j^\top`. It is about the relative
-        change of L, in the weighted norm, that another round of reweighted least squares makes,
-        and 0 at stationary points of the Huber loss with this :math:`\delta` (factors that vanish
-        altogether are stationary, too). It does not depend on the scale of the data nor on the
-        scaling of the factors.
+        with :math:`\bar G` the weighted mean of :math:`v_j v_j^\top` and :math:`s^2` the mean
+        square of the data without what gross errors add to it (`value_square`). It is about the
+        relative change of L, in the weighted norm, that another round of reweighted least squares
+        makes, and 0 at stationary points of the Huber loss with this :math:`\delta`. It depends
+        neither on the scale of the data nor on the choice of the factors of L. Singular values
+        below ``4 k eps`` of the largest do not count. A point that vanishes altogether is
+        stationary, too, and proves nothing: where L is at most rounding beside data that are not
+        all zero, the residual is at least 1.
 
         What it proves is stationarity. Recovery shows in the details: when ``median_residual``
         is at rounding level, more than half of the entries are fitted exactly by a matrix of the
         reported rank, which has far fewer degrees of freedom.
 
-        Cost: ``10·N·k + 4·(m + n)·k²`` flops; 8 bytes an entry.
+        Cost: ``6·N·k + 16·(m + n)·k²`` flops; 8 bytes an entry.
         """
         x = self.point(x)
         try:
@@ -523,43 +543,70 @@ class LowRankPlusSparse(Problem):
         return out
 
     def _grade(self, x: LowRankMatrix) -> Certificate:
-        obs = self.observations
-        sizes = np.abs(sample(self._residual(x)))
-        median = float(np.median(sizes))
-        delta, inlier = self.robust_scale(sizes), self.inlier_bound(x, sizes)
-        del sizes
-        scaled = weighted = 0.0
-        gradients, masses = [], []
-        for o, y in ((obs, x), (obs.T, x.T)):
-            g, mass, sums = _reweighted(o, y, delta, inlier)
-            gradients.append(g)
-            masses.append(mass)
-        l1, weighted, _, squares, inliers = sums
-        for g, mass, other, other_mass in (
-            (gradients[0], masses[0], x.V, masses[1]),
-            (gradients[1], masses[1], x.U, masses[0]),
-        ):
-            scales, basis = np.linalg.eigh(weighted_gram(other, other_mass))
-            floor = 4 * _EPS * max(x.rank, 1) * float(scales.max(initial=0.0))
-            scales = np.where(scales > floor, scales, 0.0)
-            z = g @ basis
-            scaled += float((divide(z, np.multiply.outer(mass, scales)) * z).sum())
-        values = x.singular_values()
+        obs, size = self.observations, self.value_size
+        e = self._residual(x)
+        largest = max(float(e.max()), -float(e.min()))
+        if not math.isfinite(largest):
+            return Certificate(math.inf, "point that is not finite", math.inf)
+        sizes = np.abs(sample(e))
+        median, delta = float(np.median(sizes)), self.robust_scale(sizes)
+        point = unit_factors(x.U, x.V)
+        (m, n), r = self.shape, point.left.shape[1]
+        left, right = np.zeros((m, r)), np.zeros((n, r))
+        rows, cols = np.zeros(m), np.zeros(n)
+        l1 = squares = 0.0
+        for a, b, part in _blocks(obs):
+            error = e[part]
+            weights = 1.0 if obs.weights is None else obs.weights[part].astype(np.float64)
+            shares = np.abs(error)
+            l1 += float((weights * shares).sum())
+            w = weights * divide(np.full(shares.shape, delta), np.maximum(shares, delta))
+            shares /= largest or 1.0
+            squares += float((weights * shares * shares).sum())
+            pointers = obs.indptr[a : b + 1] - obs.indptr[a]
+            W = sp.csr_array((w, obs.indices[part], pointers), shape=(b - a, n))
+            rows[a:b] = W.sum(axis=1)
+            cols += np.bincount(obs.indices[part], w, minlength=n)
+            W.data = w * (error / size)
+            left[a:b] = W @ point.right
+            right += W.T @ point.left[a:b]
+        square = step_square(left, rows, point.right, cols)
+        square += step_square(right, cols, point.left, rows)
+        mass = float(rows.sum())
+        residual = math.sqrt(square / ((mass or 1.0) * (self.value_square / size / size)))
+        eps = max(float(np.finfo(t).eps) for t in (x.dtype, self.dtype))
+        if point.vanishes(1.0 / (m * n), size, eps) and obs.values.any():
+            residual = max(residual, 1.0)
+        bound = self.inlier_bound(x, sizes, residual)
+        inliers = sum(np.count_nonzero(np.abs(e[part]) <= bound) for _, _, part in _blocks(obs))
+        values = point.values
         cut = max(_RANK_CUT, float(np.finfo(x.dtype).eps) * max(x.shape))
         rank = np.count_nonzero(values > cut * values[0]) if values.size else 0
+        spread = float(np.linalg.norm(values / size)) / math.sqrt(m * n)
         return Certificate(
-            residual=math.sqrt(scaled / weighted) if weighted else math.sqrt(scaled),
+            residual=residual,
             kind="relative reweighted step",
             objective=l1,
             details={
-                "inlier_fraction": float(inliers) / obs.nnz,
-                "l1_value": float(l1),
+                "inlier_fraction": inliers / obs.nnz,
+                "l1_value": l1,
                 "numerical_rank": float(rank),
-                "median_residual": median / self.value_size,
+                "median_residual": median / size,
                 "huber_delta": delta,
-                "rmse": math.sqrt(squares / obs.total_weight),
+                "rmse": largest * math.sqrt(squares / obs.total_weight),
+                "size_ratio": spread / (math.sqrt(self.value_square) / size),
             },
         )
+
+
+def _blocks(obs: Observations) -> Iterator[tuple[int, int, slice]]:
+    """Blocks of whole rows with about as many entries each, and these entries."""
+    a, m = 0, obs.shape[0]
+    while a < m:
+        goal = obs.indptr[a] + 8 * CHUNK
+        b = max(a + 1, int(np.searchsorted(obs.indptr, goal, side="right")) - 1)
+        yield a, b, slice(int(obs.indptr[a]), int(obs.indptr[b]))
+        a = b
 
 
 def _rank(value: Any, name: str, largest: int, alternative: str) -> int:
@@ -572,20 +619,3 @@ def _rank(value: Any, name: str, largest: int, alternative: str) -> int:
             f"{name}={value!r}; expected an integer from 1 to min(shape) = {largest}{alternative}"
         )
     return rank
-
-
-def _reweighted(
-    obs: Observations, x: LowRankMatrix, delta: float, inlier: float
-) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
-    """Gradients and weight sums of all rows, and the sums over the entries."""
-    own, other = np.ascontiguousarray(x.U), np.ascontiguousarray(x.V)
-    weights = or_empty(obs.weights, obs.dtype)
-    g, mass, sums = np.empty(x.U.shape), np.empty(x.shape[0]), np.zeros(5)
-    step = max(1, CHUNK // max(x.rank, 1))
-    for a in range(0, x.shape[0], step):
-        b = min(a + step, x.shape[0])
-        sums += kernels.reweighted_rows(
-            *(obs.indptr, obs.indices, obs.values, weights, a, b, own, other, delta, inlier),
-            *(g[a:b], mass[a:b]),
-        )
-    return g, mass, sums

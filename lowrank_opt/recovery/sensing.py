@@ -20,6 +20,8 @@ from lowrank_opt.core.errors import (
 )
 from lowrank_opt.core.problem import Certificate, Problem
 from lowrank_opt.numerics.kernels_vector import vector_length
+from lowrank_opt.recovery._balance import step_square, unit_factors
+from lowrank_opt.recovery._samples import check_size, typical_size, typical_square
 from lowrank_opt.recovery.certificates import CHUNK, divide
 from lowrank_opt.recovery.kernels_sensing import padded
 from lowrank_opt.recovery.lowrank import LowRankMatrix
@@ -51,7 +53,10 @@ _LOSSES = ("l1", "squared")
 # Huber's constant times the factor that makes a median deviation a standard deviation.
 _HUBER = 1.345 * 1.4826
 _INLIER = 3.0 * 1.4826
-_EPS = float(np.finfo(np.float64).eps)
+# Where the solver stops, errors of single measurements are some ten times the relative step.
+_UNDONE = 100.0
+# Sums of squares of larger targets may overflow in float64.
+_LARGEST = 1e145
 # Singular values below this part of the largest one do not count for the numerical rank.
 _RANK_CUT = 1e-6
 
@@ -87,7 +92,8 @@ class MatrixSensing(Problem):
     ParameterError
         A parameter is out of range.
     ProblemError
-        The data do not fit together or are not finite.
+        The data do not fit together, are not finite, or so large or small that products of them
+        under- or overflow.
 
     Warns
     -----
@@ -142,6 +148,13 @@ class MatrixSensing(Problem):
         object.__setattr__(self, "rank", rank)
         targets = _targets(self.targets, self.measurements.size, self.dtype)
         object.__setattr__(self, "targets", targets)
+        check_size(targets, "targets y")
+        largest = float(np.max(np.abs(targets)))
+        if self.loss == "squared" and largest > _LARGEST:
+            raise ProblemError(
+                f"targets y reach {largest:.1e}, whose square overflows; use loss='l1' or remove "
+                "these measurements"
+            )
         if isinstance(self.measurements, EntryOperator) and not self.symmetric:
             warn_about_data(self.measurements.observations, 1)
         elif targets.size < (freedom := m if self.symmetric else m + n - 1):
@@ -414,9 +427,13 @@ class MatrixSensing(Problem):
 
     @cached_property
     def value_size(self) -> float:
-        """Median of the absolute targets; their mean when it is 0, and 1 when that is."""
-        values = np.abs(self.targets, dtype=np.float64)
-        return float(np.median(values)) or float(np.mean(values)) or 1.0
+        """Median of the absolute targets, of the non-zero ones when most are 0; else 1."""
+        return typical_size(self.targets)
+
+    @cached_property
+    def value_square(self) -> float:
+        """Mean square of the targets, cut off at ten times `value_size`."""
+        return typical_square(self.targets, self.value_size)
 
     def robust_scale(self, abs_errors: NDArray[Any]) -> float:
         r"""Threshold :math:`\delta` between noise and gross errors.
@@ -569,33 +586,37 @@ class MatrixSensing(Problem):
         -------
         Certificate
             See Notes for ``residual``. ``details``: ``inlier_fraction`` (part of the measurements
-            with ``|e| <= 3 · 1.4826 · median |e|``, a few roundings allowed), ``l1_value`` (mean
-            absolute error), ``rmse``, ``median_residual`` (median of ``|e|`` over that of
-            ``|y|``), ``huber_delta``, ``numerical_rank`` (singular values above ``1e-6`` of the
-            largest, or rounding) and ``balance``, the Frobenius norm of ``UᵀU - VᵀV``. A point
-            with NaN or infinite numbers has an infinite residual.
+            with ``|e| <= 3 · 1.4826 · median |e|``; a few roundings and 100 times what the residual
+            says are allowed), ``l1_value`` (mean absolute error), ``rmse``, ``median_residual``
+            (median of ``|e|`` over that of ``|y|``), ``huber_delta``, ``numerical_rank`` (singular
+            values above ``1e-6`` of the largest, or rounding) and ``balance``, the Frobenius norm
+            of ``UᵀU - VᵀV``. A point with NaN or infinite numbers has an infinite residual.
 
         Notes
         -----
         *Relative reweighted step.* With the errors :math:`e_i = \langle A_i, U V^\top \rangle -
         y_i`, :math:`\delta = 1.345 \cdot 1.4826 \operatorname{median} |e|` (`robust_scale`) and
         weights :math:`w_i = \min(1, \delta / |e_i|)`, or 1 for the squared loss, let
-        :math:`Q = \sum_i w_i e_i A_i`, in a symmetric problem its symmetric part. Then
+        :math:`Q = \sum_i w_i e_i A_i`, in a symmetric problem its symmetric part. With orthonormal
+        bases U and V of the column and row space of the point,
 
         .. math:: residual^2 = \big(\langle Q V, Q V H_V^{-1} \rangle
-                  + \langle Q^\top U, Q^\top U H_U^{-1} \rangle\big) \Big/ \sum_i w_i y_i^2,
-                  \quad H_V = c \big(\sum_i w_i\big) V^\top V,
+                  + \langle Q^\top U, Q^\top U H_U^{-1} \rangle\big) \Big/ \Big(
+                  s^2 \sum_i w_i \Big), \quad H_V = c \big(\sum_i w_i\big) V^\top V,
 
-        with c the mean square of an entry of the :math:`A_i`, so that H approximates the
-        Gauss-Newton matrix of measurements without preferred directions; for entries, H uses the
-        weight sums of rows and columns instead, as in
+        with :math:`s^2` the mean square of the targets without what gross errors add to it
+        (`value_square`; for the squared loss all of the mean square), and c the mean square of an
+        entry of the :math:`A_i`, so that H approximates the Gauss-Newton matrix of measurements
+        without preferred directions; for entries, H uses the weight sums of rows and columns
+        instead (in a symmetric problem their mean), as in
         :meth:`LowRankPlusSparse.certificate
-        <lowrank_opt.recovery.LowRankPlusSparse.certificate>`. Directions in which a factor has
-        less than rounding (eigenvalues of its Gram matrix below ``4 k eps`` of the largest) are
-        dropped. The residual is about the relative change of the matrix, as seen by the
-        measurements, that another round of reweighted least squares makes. It is 0 at stationary
-        points of the Huber loss with this :math:`\delta` (factors that vanish altogether are
-        stationary, too), and depends neither on the scale of the data nor on that of the factors.
+        <lowrank_opt.recovery.LowRankPlusSparse.certificate>`. Singular values of the point below
+        ``4 k eps`` of the largest are dropped. The residual is about the relative change of the
+        matrix, as seen by the measurements, that another round of reweighted least squares makes.
+        It is 0 at stationary points of the Huber loss with this :math:`\delta`, and depends
+        neither on the scale of the data nor on the choice of the factors. A point that vanishes
+        altogether is stationary, too, and proves nothing: where its measurements are at most
+        rounding beside targets that are not all zero, the residual is at least 1.
 
         What it proves is stationarity. Recovery shows in the details: when ``median_residual``
         is at rounding level, more than half of the measurements are fitted exactly.
@@ -659,36 +680,47 @@ class MatrixSensing(Problem):
         return left, right
 
     def _grade(self, x: LowRankMatrix) -> Certificate:
-        e, y = self._errors(x), self.targets.astype(np.float64)
+        e, size, operator = self._errors(x), self.value_size, self.measurements
         sizes, weights = np.abs(e), self._weights()
+        largest = float(sizes.max())
         median = float(np.median(sizes))
         delta = self.robust_scale(sizes)
-        rounding = 32.0 * max(float(np.finfo(t).eps) for t in (x.dtype, self.dtype))
-        bound = _INLIER * median + rounding * self.value_size
+        eps = max(float(np.finfo(t).eps) for t in (x.dtype, self.dtype))
         w = np.broadcast_to(weights, e.shape)
         if self.loss == "l1":
-            w = w * (delta / np.maximum(sizes, delta))
-        left, right = self._products(w * e, x)
+            w = w * divide(np.full(e.shape, delta), np.maximum(sizes, delta))
+        point = unit_factors(x.U, x.V)
+        U, V = point.left, point.left if self.symmetric else point.right
+        left, right = operator.exact_products(w * (e / size), U, V)
+        rows, cols = operator.exact_masses(w)
         if self.symmetric:
             left = right = (left + right) / 2.0
-        row_masses, col_masses = self.measurements.exact_masses(w)
-        scaled = _scaled_square(left, row_masses, x.V, col_masses)
-        scaled += _scaled_square(right, col_masses, x.U, row_masses)
-        unit = float(w @ (y * y))
-        values = x.singular_values()
+            rows = cols = (rows + cols) / 2.0
+        square = step_square(left, rows, V, cols) + step_square(right, cols, U, rows)
+        unit = float(w.sum()) * (self.value_square / size / size)
+        if self.loss == "squared":
+            unit = float(w @ np.square(self.targets / size, dtype=np.float64))
+        residual = math.sqrt(square / (unit or 1.0))
+        if point.vanishes(operator.mean_square, size, eps) and self.targets.any():
+            residual = max(residual, 1.0)
+        undone = min(_UNDONE * residual * math.sqrt(self.value_square), 1e-3 * size)
+        bound = _INLIER * median + 32.0 * eps * size + undone
+        values = point.values
         cut = max(_RANK_CUT, float(np.finfo(x.dtype).eps) * max(x.shape))
         rank = np.count_nonzero(values > cut * values[0]) if values.size else 0
         gram_u, gram_v = (F.T @ F for F in (x.U.astype(np.float64), x.V.astype(np.float64)))
+        shares = sizes / (largest or 1.0)
+        rmse = largest * math.sqrt(float(np.mean(weights * shares**2)) / float(np.mean(weights)))
         step = "reweighted" if self.loss == "l1" else "least-squares"
         return Certificate(
-            residual=math.sqrt(scaled / unit) if unit else math.sqrt(scaled),
+            residual=residual,
             kind=f"relative {step} step",
             objective=self._mean_loss(e),
             details={
                 "inlier_fraction": float(np.mean(sizes <= bound)),
                 "l1_value": float(np.mean(weights * sizes)),
-                "rmse": math.sqrt(float(np.mean(weights * e * e)) / float(np.mean(weights))),
-                "median_residual": median / self.value_size,
+                "rmse": rmse,
+                "median_residual": median / size,
                 "huber_delta": delta,
                 "numerical_rank": float(rank),
                 "balance": float(np.linalg.norm(gram_u - gram_v)),
@@ -807,20 +839,3 @@ def _try_functions(operator: CallableOperator) -> None:
                 f"z * apply(U, V) is {forward!r} and the product with {name} is "
                 f"{float(backward)!r}; expected adjoint(z) to return the sum of z_i A_i"
             )
-
-
-def _scaled_square(
-    g: NDArray[np.float64],
-    masses: NDArray[np.float64],
-    other: NDArray[Any],
-    other_masses: NDArray[np.float64],
-) -> float:
-    """Sum over rows of ``g_i' H_i^-1 g_i`` with ``H_i = masses_i · mean of v v'``."""
-    F = other.astype(np.float64)
-    gram = (F * other_masses[:, None]).T @ F / other_masses.sum()
-    scales, basis = np.linalg.eigh(gram)
-    floor = 4 * _EPS * max(F.shape[1], 1) * float(scales.max(initial=0.0))
-    z = g @ basis
-    return float(
-        (divide(z, np.multiply.outer(masses, np.where(scales > floor, scales, 0.0))) * z).sum()
-    )

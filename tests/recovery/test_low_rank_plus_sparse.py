@@ -52,7 +52,12 @@ def dense_step(X, W, U, V):
         G = (F * t[:, None]).T @ F / t.sum()
         g = A @ F
         total += sum(g[i] @ np.linalg.solve(mass[i] * G, g[i]) for i in range(len(g)))
-    return math.sqrt(total / np.sum(w * np.where(seen, X, 0.0) ** 2))
+    return math.sqrt(total / (w.sum() * data_square(X[seen])))
+
+
+def data_square(y):
+    """Mean square of the data, cut off at ten times their median size."""
+    return np.mean(np.minimum(np.abs(y), 10 * np.median(np.abs(y))) ** 2)
 
 
 @pytest.mark.parametrize("weighted", [False, True])
@@ -69,13 +74,16 @@ def test_certificate_is_the_documented_formula(rng, weighted, chunk, monkeypatch
     median = np.median(E)
     np.testing.assert_allclose(certificate.residual, dense_step(X, W, x.U, x.V), rtol=1e-12)
     np.testing.assert_allclose(certificate.objective, np.sum(W[seen] * E), rtol=1e-12)
+    # The residual is large here: the part for what the point leaves undone is at its cap.
+    bound = 3 * 1.4826 * median + 1e-3 * np.median(np.abs(X[seen]))
     expected = {
         "l1_value": np.sum(W[seen] * E),
-        "inlier_fraction": np.mean(E / median <= 3 * 1.4826),
+        "inlier_fraction": np.mean(bound >= E),
         "numerical_rank": RANK,
         "median_residual": median / np.median(np.abs(X[seen])),
         "huber_delta": HUBER * median,
         "rmse": math.sqrt(np.sum(W[seen] * E**2) / W[seen].sum()),
+        "size_ratio": math.sqrt(np.mean((x.U @ x.V.T) ** 2) / data_square(X[seen])),
     }
     assert set(certificate.details) == set(expected)
     for name, value in expected.items():
@@ -136,7 +144,7 @@ def test_stationary_point_of_the_huber_loss_has_residual_zero(rng):
         e = y - v
         delta = HUBER * np.median(np.abs(e))
         w = np.minimum(1.0, delta / np.abs(e))
-        return (w @ e) ** 2 / w.sum(), (w @ y**2), w, e
+        return (w @ e) ** 2 / w.sum(), w.sum() * data_square(y), w, e
 
     for certificate, v in ((at, c), (off, c + 0.3)):
         part, unit, w, e = column_part(v)
@@ -314,3 +322,124 @@ def test_warnings_about_data(rng):
     few = make_low_rank_observations(30, 30, 2, n_observations=200, random_state=0)
     with pytest.warns(AccuracyWarning, match=r"fewer observations \(200\).*500"):
         LowRankPlusSparse.from_coo(few.rows, few.cols, few.values, few.shape, rank=10)
+
+
+# -- data and points at which a grade could be wrong ---------------------------------------------
+
+
+def low_rank_with_errors(big, seed=0, p=0.7):
+    rng = np.random.default_rng(seed)
+    U, V = rng.standard_normal((60, 2)), rng.standard_normal((50, 2))
+    X = U @ V.T
+    bad = rng.random(X.shape) < 0.1
+    X[bad] += big * rng.standard_normal(int(bad.sum()))
+    X[rng.random(X.shape) > p] = np.nan
+    return X, U, V
+
+
+@pytest.mark.parametrize("big", [1e2, 1e8, 1e14, 1e200])
+def test_gross_errors_cannot_shrink_the_residual(big):
+    X, U, V = low_rank_with_errors(big)
+    problem = LowRankPlusSparse.from_dense(X, rank=2)
+    rng = np.random.default_rng(1)
+    wrong = (rng.standard_normal(U.shape), rng.standard_normal(V.shape))
+    reference = LowRankPlusSparse.from_dense(low_rank_with_errors(100.0)[0], rank=2)
+    found = problem.certificate(wrong)
+    assert found.residual > 0.3
+    np.testing.assert_allclose(found.residual, reference.certificate(wrong).residual, rtol=0.5)
+    assert found.details["rmse"] < math.inf
+    assert problem.certificate((U, V)).residual < 1e-14
+
+
+def test_vanishing_points_prove_nothing():
+    X, U, V = low_rank_with_errors(10.0)
+    problem = LowRankPlusSparse.from_dense(X, rank=2)
+    for x in ((0 * U, 0 * V), (0 * U, V), (U[:, :0], V[:, :0]), (1e-300 * U, V), (1e-17 * U, V)):
+        assert problem.certificate(x).residual >= 1.0
+    zero = LowRankPlusSparse.from_dense(np.zeros((6, 5)), rank=1)
+    assert zero.certificate((np.zeros((6, 1)), np.zeros((5, 1)))).residual == 0.0
+
+
+def test_residual_does_not_depend_on_the_scaling_of_the_columns():
+    X, U, V = low_rank_with_errors(10.0)
+    problem = LowRankPlusSparse.from_dense(X, rank=2)
+    c = 1e-4
+    near = np.column_stack([V[:, 0] + c * V[:, 1], V[:, 1]])
+    expected = problem.certificate((U, near)).residual
+    assert expected > 1e-5
+    for t in (1e8, 1e-8, 1e100):
+        scales = np.array([1 / t, t])
+        found = problem.certificate((U * scales, near / scales)).residual
+        np.testing.assert_allclose(found, expected, rtol=1e-8)
+
+
+@pytest.mark.parametrize("size", [1e-130, 1e-30, 1e30, 1e130])
+def test_scales_of_the_data(size):
+    X, U, V = low_rank_with_errors(10.0)
+    x = (U * (1 + 1e-3 * np.arange(2)), V)
+    expected = LowRankPlusSparse.from_dense(X, rank=2).certificate(x)
+    found = LowRankPlusSparse.from_dense(X * size, rank=2).certificate((x[0] * size, V))
+    np.testing.assert_allclose(found.residual, expected.residual, rtol=1e-8)
+    np.testing.assert_allclose(found.objective, size * expected.objective, rtol=1e-12)
+    np.testing.assert_allclose(found.details["rmse"], size * expected.details["rmse"], rtol=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "size"),
+    [(np.float64, 1e-300), (np.float64, 1e154), (np.float32, 1e36), (np.float32, 1e-36)],
+)
+def test_data_too_large_or_small_are_refused(dtype, size):
+    X = (size * low_rank_with_errors(1.0)[0]).astype(dtype)
+    with pytest.raises(ProblemError, match=r"typical size of .* divide them by it"):
+        LowRankPlusSparse.from_dense(X, rank=2)
+
+
+def test_sound_entries_are_inliers_before_the_last_digit():
+    """An answer of the solver's accuracy leaves errors that are not gross."""
+    data = make_low_rank_observations(200, 120, 4, oversampling=5, random_state=0)
+    problem = LowRankPlusSparse.from_coo(data.rows, data.cols, data.values, data.shape, rank=4)
+    rng = np.random.default_rng(0)
+    for size in (1e-6, 1e-9):
+        # A few rows are further from convergence than what the median says.
+        U = data.U * (1.0 + 0.1 * size * rng.standard_normal((200, 4)))
+        U[:20] *= 1.0 + size * rng.standard_normal((20, 4))
+        certificate = problem.certificate((U, data.V))
+        assert 1e-2 * size < certificate.residual < size
+        assert certificate.details["inlier_fraction"] == 1.0
+        assert problem.sparse_part((U, data.V)).nnz == 0
+    # Far from an answer a thousandth of the data at most is left out.
+    gross = data.values.copy()
+    gross[::50] += 1e-2 * problem.value_size
+    dirty = LowRankPlusSparse.from_coo(data.rows, data.cols, gross, data.shape, rank=4)
+    U = data.U.copy()
+    U[:20] *= 2.0
+    found = dirty.sparse_part((U, data.V))
+    truth = dirty.sparse_part((data.U, data.V))
+    assert truth.nnz == gross[::50].size
+    assert set(zip(*truth.nonzero(), strict=True)) <= set(zip(*found.nonzero(), strict=True))
+
+
+def test_periodic_data_do_not_alias_with_the_sample():
+    """Columns 0, 5, 10, ... without noise: one fifth of the entries, in any sample."""
+    rng = np.random.default_rng(0)
+    X = 0.1 * rng.standard_normal((1000, 1000))
+    X[:, ::5] = 0.0
+    problem = LowRankPlusSparse.from_dense(X + 1.0, rank=1)
+    part = problem.sparse_part((np.ones((1000, 1)), np.ones((1000, 1))))
+    assert part.nnz < 0.05 * X.size
+
+
+def test_size_ratio_shows_entries_that_the_data_do_not_determine():
+    X, U, V = low_rank_with_errors(1.0)
+    problem = LowRankPlusSparse.from_dense(X, rank=2)
+    assert 0.5 < problem.certificate((U, V)).details["size_ratio"] < 1.5
+    seen = np.isnan(X).any(axis=1)
+    assert seen.any()
+    i, j = np.argwhere(np.isnan(X))[0]
+    loose = LowRankPlusSparse.from_dense(X, rank="auto", max_rank=3)
+    spike = (np.zeros((60, 1)), np.zeros((50, 1)))
+    spike[0][i], spike[1][j] = 1e5, 1.0
+    x = tuple(np.hstack([F, more]) for F, more in zip((U, V), spike, strict=True))
+    certificate = loose.certificate(x)
+    assert certificate.residual < 1e-14
+    assert certificate.details["size_ratio"] > 100.0
