@@ -25,6 +25,20 @@ __all__ = [
     "UnsupportedProblemError",
 ]
 
+# Capabilities of problems in words; `core.protocols` has the methods.
+_CAPABILITIES = {
+    "HasBlocks": "variables in blocks",
+    "HasCertificate": "a certificate of a point",
+    "HasEqualityConstraints": "equality constraints",
+    "HasFiniteSum": "an objective that is a sum over data",
+    "HasGradient": "a gradient",
+    "HasMeasurements": "linear measurements of a matrix",
+    "HasMonotoneOperator": "a monotone operator",
+    "HasObjective": "an objective",
+    "HasObservations": "observed entries of a matrix",
+    "HasProx": "a proximal operator",
+}
+
 
 class LowRankOptError(Exception):
     """Base class of all errors raised on purpose by this library."""
@@ -63,7 +77,8 @@ class UnsupportedProblemError(LowRankOptError, TypeError):
     ) -> None:
         self.solver, self.problem = solver, problem
         self.missing, self.alternatives = tuple(missing), tuple(alternatives)
-        text = f"{solver} cannot solve {problem}: it lacks {', '.join(self.missing)}."
+        words = [f"{n} ({_CAPABILITIES[n]})" if n in _CAPABILITIES else n for n in self.missing]
+        text = f"{solver} cannot solve {problem}: it lacks {', '.join(words)}."
         if self.alternatives:
             text += f" Solvers that accept it: {', '.join(self.alternatives)}."
         else:

@@ -125,11 +125,14 @@ def solve(problem: Any, solver: str | Solver = "auto", **params: Any) -> Result:
     ------
     ParameterError
         Unknown solver name or parameter out of range.
+    ProblemError
+        Data instead of a problem.
     TypeError
         A keyword that the solver does not take; the message suggests the closest one.
     """
-    from lowrank_opt.core.solver import Solver
+    from lowrank_opt.core.solver import Solver, check_is_problem
 
+    check_is_problem(problem, "lowrank_opt.solve")
     keywords = {name: params.pop(name) for name in _SOLVE_KEYWORDS if name in params}
     if isinstance(solver, Solver):
         chosen = instantiate(

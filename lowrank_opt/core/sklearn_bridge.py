@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from sklearn.base import clone
 from sklearn.exceptions import ConvergenceWarning
 
+from lowrank_opt.core.errors import ParameterError
 from lowrank_opt.core.params import did_you_mean, instantiate
 from lowrank_opt.core.registry import solver_class
 from lowrank_opt.core.solver import Solver
@@ -36,9 +37,24 @@ except ImportError:  # scikit-learn before 1.9
 
 __all__ = ["CallbackSupportMixin", "resolve_solver", "run_solver", "with_callbacks"]
 
+# What to do about a run that ended without convergence.
+_CURES = {
+    Status.ITERATION_LIMIT: "Raise max_iter or tol, or look at result_.",
+    Status.TIME_LIMIT: "Raise the solver's max_time, or tol, or look at result_.",
+    Status.STALLED: (
+        "More iterations do not help: raise tol if result_.certificate is good enough, or try "
+        "another rank or method."
+    ),
+}
+_CURE = "The model is the last one that is finite: check the data, or try another method."
+
 
 def resolve_solver(
-    solver: Any, *, choices: Mapping[str, tuple[str, Mapping[str, Any]]], **params: Any
+    solver: Any,
+    *,
+    choices: Mapping[str, tuple[str, Mapping[str, Any]]],
+    argument: str = "solver",
+    **params: Any,
 ) -> Solver:
     """Return the solver of an estimator, never the user's own instance.
 
@@ -48,20 +64,23 @@ def resolve_solver(
         A key of `choices`, the name of a registered solver, or an instance (it is cloned).
     choices : mapping of str to (str, mapping)
         Short names: solver class name and its parameters.
+    argument : str, default="solver"
+        Name of the estimator's parameter that holds `solver`, for messages.
     **params
         Estimator parameters that every solver takes (``tol``, ``max_iter``, ``random_state``); an
         instance keeps its own. Those that a class does not have are left out.
 
     Raises
     ------
-    ValueError
+    ParameterError
         If the name is unknown.
     """
     if isinstance(solver, Solver):
         return clone(solver)
     if not isinstance(solver, str):
         raise TypeError(
-            f"solver={solver!r} must be a Solver instance or one of {', '.join(sorted(choices))}"
+            f"{argument}={solver!r} must be a Solver instance or one of "
+            f"{', '.join(sorted(choices))}"
         )
     if solver in choices:
         name, defaults = choices[solver]
@@ -69,9 +88,9 @@ def resolve_solver(
     else:
         try:
             cls, defaults = solver_class(solver), {}
-        except ValueError:
-            raise ValueError(
-                f"solver={solver!r} is unknown." + did_you_mean(solver, choices)
+        except ParameterError:
+            raise ParameterError(
+                f"{argument}={solver!r} is unknown." + did_you_mean(solver, choices)
             ) from None
     known = cls._signature()
     taken = {name: value for name, value in params.items() if name in known}
@@ -121,8 +140,8 @@ def run_solver(
     user_stopped = result.status in (Status.STOPPED_BY_CALLBACK, Status.INTERRUPTED)
     if not result.success and not user_stopped and result.status not in quiet:
         warnings.warn(
-            f"{type(estimator).__name__}: {result.message} Raise max_iter or tol, or look at "
-            "result_.",
+            f"{type(estimator).__name__}: {result.message.rstrip('.')}. "
+            f"{_CURES.get(result.status, _CURE)}",
             ConvergenceWarning,
             stacklevel=3,
         )

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
-from lowrank_opt.core.errors import ParameterError, UnsupportedProblemError
+from lowrank_opt.core.errors import ParameterError, ProblemTypeError, UnsupportedProblemError
 from lowrank_opt.core.params import COUNT, TOLERANCE, Interval, Parameters, StrOptions
 from lowrank_opt.core.progress import logger, open_progress
 from lowrank_opt.core.result import Result
@@ -159,11 +159,14 @@ class Solver(Parameters, abc.ABC):
         ------
         ParameterError
             A parameter is out of range.
+        ProblemError
+            Data instead of a problem.
         UnsupportedProblemError
             The problem lacks a capability, or is of a form that the method does not solve (see
             :meth:`accepts`); the message lists solvers that do fit.
         """
         self.validate_params()
+        check_is_problem(problem, f"{type(self).__name__}.solve")
         missing = [p.__name__ for p in self.requires if not isinstance(problem, p)]
         missing = missing or self.accepts(problem)
         if missing:
@@ -225,6 +228,12 @@ class Solver(Parameters, abc.ABC):
                 f"{type(self).__name__}.solve: give x0 (warm start) or state (resume), not both"
             )
         if checkpoint is not None:
+            if not hasattr(checkpoint, "due"):
+                raise ParameterError(
+                    f"{type(self).__name__}.solve: checkpoint={checkpoint!r} is a "
+                    f"{type(checkpoint).__name__}; expected a lowrank_opt.core.Checkpoint, such as "
+                    "Checkpoint('run.npz', resume=True)"
+                )
             checkpoint.check(problem, self)
         if state is None and checkpoint is not None and checkpoint.resume:
             from pathlib import Path
@@ -331,7 +340,7 @@ class Solver(Parameters, abc.ABC):
             status = Status.STALLED
             message = (
                 f"Not certified: the solver reports residual {residual:.3e} <= tol {self.tol:.1e}, "
-                f"the problem measures {certificate.kind} {certificate.residual:.3e}"
+                f"the problem measures {certificate.kind} {certificate.residual:.3e}."
             )
         logger.debug("%s: %s", type(self).__name__, message)
         return Result(
@@ -403,6 +412,27 @@ def _timed() -> Iterator[Callable[[], float]]:
     start, compiled, seconds = time.perf_counter(), compile_clock.read(), 0.0
     yield lambda: seconds
     seconds = max(0.0, time.perf_counter() - start - (compile_clock.read() - compiled))
+
+
+def check_is_problem(problem: Any, caller: str) -> None:
+    """Raise when data were given where a problem is expected.
+
+    Parameters
+    ----------
+    problem : object
+        What was given.
+    caller : str
+        Name of the function the user called, for the message.
+    """
+    data = isinstance(problem, (list, tuple, dict, str, type(None), type))
+    if data or any(hasattr(problem, name) for name in ("__array__", "tocsr", "__dataframe__")):
+        name = problem.__name__ if isinstance(problem, type) else type(problem).__name__
+        raise ProblemTypeError(
+            f"{caller}: problem is {'the class' if isinstance(problem, type) else 'a'} {name}; "
+            "expected a problem made from the data, such as "
+            "MatrixCompletion.from_dense(X, rank=5), or take a front door for data: "
+            "lowrank_opt.complete(X, rank=5)"
+        )
 
 
 class _Intermediate(Result):

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import warnings
-from numbers import Real
+from datetime import date
+from numbers import Number, Real
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -33,6 +34,8 @@ if TYPE_CHECKING:
 __all__ = ["LowRankImputer", "MatrixFactorization"]
 
 _FLOATS = [np.float64, np.float32]
+# What the items of a triple are called in messages.
+_TRIPLE = ("row ids", "column ids", "values")
 # Methods for models with ridge and biases.
 _CHOICES = {
     "auto": ("AlternatingMinimization", {}),
@@ -49,6 +52,29 @@ _PLANNED = {
     "GibbsFactorization": (Status.ITERATION_LIMIT,),
     "FactorSGD": (Status.ITERATION_LIMIT,),
 }
+
+
+def _kind(value: Any) -> str:
+    """Return what sort of id a value is; ids of different sorts are never equal."""
+    for kind, types in (
+        ("text", str), ("number", (Number, np.bool_)), ("date", (np.datetime64, date))
+    ):  # fmt: skip
+        if isinstance(value, types):
+            return kind
+    return type(value).__name__
+
+
+def _repeated(columns: dict[str, NDArray[Any]]) -> ProblemError:
+    """Return an error that names the first pair of ids which occurs more than once."""
+    seen = set()
+    for pair in zip(*(columns[name].tolist() for name in _TRIPLE[:2]), strict=True):
+        if pair in seen:
+            break
+        seen.add(pair)
+    return ProblemError(
+        f"X: row id {pair[0]!r} and column id {pair[1]!r} occur together more than once; expected "
+        "each pair once: merge them first, for instance by their mean"
+    )
 
 
 def _usable_rank(estimator: Any, shape: tuple[int, int]) -> int:
@@ -173,18 +199,28 @@ class PartlyObservedMixin:
         if reset:
             self.row_ids_ = self.col_ids_ = None
         if isinstance(X, tuple) and len(X) == 3:
-            columns = dict(zip("rcv", map(np.asarray, X), strict=True))
+            columns = dict(zip(_TRIPLE, map(np.asarray, X), strict=True))
             if weights is not None:
-                columns["w"] = np.asarray(weights)
-            named = MatrixCompletion.from_dataframe(
-                columns, row="r", col="c", value="v", weight=None if weights is None else "w",
-                rank=1, reg=1.0,
-            )  # fmt: skip
+                columns["weights"] = np.asarray(weights)
+            try:
+                named = MatrixCompletion.from_dataframe(
+                    columns, row=_TRIPLE[0], col=_TRIPLE[1], value=_TRIPLE[2],
+                    weight=None if weights is None else "weights", rank=1, reg=1.0,
+                )  # fmt: skip
+            except ProblemError as error:
+                if "repeated" in str(error):
+                    raise _repeated(columns) from None
+                raise
             self.row_ids_, self.col_ids_ = named.row_ids, named.col_ids
             return named.observations
         if not reset and self.row_ids_ is not None:
             raise ProblemError(
                 "X: the model was fitted with ids; give (row ids, column ids, values)"
+            )
+        if isinstance(X, tuple) and len(X) != 4:
+            raise ProblemError(
+                f"X is a tuple of {len(X)} items; expected (row ids, column ids, values) or "
+                "(rows, cols, values, shape) with zero-based positions"
             )
         if isinstance(X, tuple):
             return Observations.from_coo(*X, weights=weights)
@@ -206,11 +242,35 @@ class PartlyObservedMixin:
         """Return one pair of factors; of samples, the last draw."""
         return self.model_[-1] if isinstance(self.model_, LowRankSamples) else self.model_
 
-    def _positions(self, ids: ArrayLike, known: NDArray[Any] | None) -> NDArray[Any]:
+    def _entry_positions(self, rows: ArrayLike, cols: ArrayLike) -> list[NDArray[Any]]:
+        """Return positions of rows and columns to predict; `cold` says what unknown ones do."""
+        found = []
+        for name, ids, known in (("rows", rows, self.row_ids_), ("cols", cols, self.col_ids_)):
+            found.append(self._positions(ids, known, name))
+            if known is not None and self.cold == "error" and np.any(found[-1] < 0):
+                first = np.atleast_1d(np.asarray(ids))[np.atleast_1d(found[-1]) < 0][0]
+                raise ProblemError(
+                    f"{name}: id {first!r} was not in the training data; expected known ids, or "
+                    "cold='mean' or 'nan'"
+                )
+        return found
+
+    def _positions(
+        self, ids: ArrayLike, known: NDArray[Any] | None, name: str = "rows"
+    ) -> NDArray[Any]:
         """Return positions of ids; -1 for unknown ones."""
         ids = np.asarray(ids)
         if known is None:
             return ids
+        expected = _kind(known[0])
+        other = [
+            i for i in (ids.flat if ids.dtype == object else ids.flat[:1]) if _kind(i) != expected
+        ]
+        if other:
+            raise ProblemError(
+                f"{name}: {other[0]!r} is a {_kind(other[0])}, the ids that the model was fitted "
+                f"with are each a {expected}, the first is {known[0]!r}; give ids of that kind"
+            )
         position = np.minimum(np.searchsorted(known, ids), len(known) - 1)
         return np.where(known[position] == ids, position, -1)
 
@@ -481,6 +541,7 @@ class MatrixFactorization(
         solver = resolve_solver(
             self.method if self.solver is None else self.solver,
             choices=_CHOICES,
+            argument="method" if self.solver is None else "solver",
             tol=self.tol,
             max_iter=self.max_iter,
             n_threads=self.n_threads,
@@ -553,7 +614,7 @@ class MatrixFactorization(
                 raise ProblemError(
                     f"validation: {name} has dtype {ids.dtype}; expected integer positions"
                 )
-            position = self._positions(ids, known)
+            position = self._positions(ids, known, f"validation: {name}")
             unknown = (position < 0) | (position >= size)
             if unknown.any():
                 raise ProblemError(f"validation: {name} has {ids[unknown][0]!r}, which is not in X")
@@ -611,7 +672,7 @@ class MatrixFactorization(
                     "dense; give rows and cols, or a dense array with NaN for what is missing"
                 )
             return self._fold(rows).to_dense(max_bytes=None)  # of samples: their mean
-        i, j = self._positions(rows, self.row_ids_), self._positions(cols, self.col_ids_)
+        i, j = self._entry_positions(rows, cols)
         if return_std:
             if not isinstance(self.model_, LowRankSamples):
                 raise ValueError("return_std needs a sampler: method='accurate'")
@@ -783,6 +844,7 @@ class LowRankImputer(CallbackSupportMixin, OneToOneFeatureMixin, TransformerMixi
         solver = resolve_solver(
             self.method if self.solver is None else self.solver,
             choices=_IMPUTER_CHOICES,
+            argument="method" if self.solver is None else "solver",
             tol=self.tol,
             max_iter=self.max_iter,
             n_threads=self.n_threads,

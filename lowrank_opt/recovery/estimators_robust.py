@@ -28,7 +28,7 @@ from lowrank_opt.core.sklearn_bridge import (
 )
 from lowrank_opt.recovery.estimators import PartlyObservedMixin, held_out_errors
 from lowrank_opt.recovery.folding import fold_in_robust
-from lowrank_opt.recovery.front import METHODS
+from lowrank_opt.recovery.front import METHODS, check_rank_is_given
 from lowrank_opt.recovery.lowrank import LowRankMatrix
 from lowrank_opt.recovery.observations import Observations
 from lowrank_opt.recovery.problems import MatrixCompletion
@@ -100,11 +100,14 @@ class _GrossErrorsMixin:
         solver = resolve_solver(
             self.method if self.solver is None else self.solver,
             choices={"auto": (name, {}), **{method: METHODS[method] for method in _NAMES}},
+            argument="method" if self.solver is None else "solver",
             tol=tol,
             n_threads=self.n_threads,
             random_state=self.random_state,
             **limit,
         )
+        argument = f"method={self.method!r}" if self.solver is None else f"solver={self.solver!r}"
+        check_rank_is_given(caller, argument, type(solver).__name__, rank)
         if x0 is not None and (x0.shape != split.shape or x0.rank > split.rank_limit):
             x0 = None
         result = run_solver(self, solver, problem, X=X, x0=x0)
@@ -203,8 +206,8 @@ class RobustPCA(
         by the components, and takes up one direction of `rank`. Nothing is subtracted from the
         data first: their mean is not robust, and with their median the rank would be another.
     method : str, default="auto"
-        "auto" or "huber_als", "subgradient", "scaled_subgradient", "scaled_gd", or the name of a
-        solver class.
+        "auto" or "huber_als", "subgradient", "scaled_subgradient", "scaled_gd" (the last two need
+        a number for `rank`), or the name of a solver class.
     solver : Solver or None, default=None
         An instance, used instead of `method`, with its own parameters; it is cloned. Grid search
         reaches them as ``solver__tol`` and so on.
@@ -334,7 +337,9 @@ class RobustPCA(
         Returns
         -------
         ndarray of shape (n_samples, rank)
-            Those of the fit: what ``transform`` gives, to the tolerance of the solver.
+            Those of the fit. ``transform`` solves for each row by itself, to rounding, and differs
+            from them by what the solver left undone: some ten to a hundred times `tol`, relative
+            to the largest score. A smaller `tol` brings the two together.
         """
         return self.fit(X, y).low_rank_.U
 
@@ -392,7 +397,7 @@ class RobustPCA(
         ndarray of shape (n, rank)
             Each row's Huber regression of its observed entries on the components, with the
             threshold of the fit; 0 for a row without any. A row of the training data gets its
-            scores in ``low_rank_``, to the tolerance of the solver.
+            scores in ``low_rank_``, up to what the solver left undone, see `fit_transform`.
         """
         entries, rows = self._entries(X)
         if entries is None:
@@ -455,8 +460,8 @@ class RobustMatrixFactorization(
         Largest rank that "auto" tries; ``None``: see
         :class:`~lowrank_opt.recovery.LowRankPlusSparse`.
     method : str, default="auto"
-        "auto" or "huber_als", "subgradient", "scaled_subgradient", "scaled_gd", or the name of a
-        solver class.
+        "auto" or "huber_als", "subgradient", "scaled_subgradient", "scaled_gd" (the last two need
+        a number for `rank`), or the name of a solver class.
     solver : Solver or None, default=None
         An instance, used instead of `method`, with its own parameters; it is cloned. Grid search
         reaches them as ``solver__tol`` and so on.
@@ -625,7 +630,7 @@ class RobustMatrixFactorization(
                     "dense; give rows and cols, or a dense array with NaN for what is missing"
                 )
             return self.transform(rows) @ self.components_
-        ids = [self._positions(rows, self.row_ids_), self._positions(cols, self.col_ids_)]
+        ids = self._entry_positions(rows, cols)
         model = self.model_
         if self.cold == "mean":
             model = LowRankMatrix(*self._with_means(ids))

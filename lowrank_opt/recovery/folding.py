@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import scipy.sparse as sp
 
-from lowrank_opt.core.errors import ProblemError
+from lowrank_opt.core.errors import AccuracyWarning, ProblemError
 from lowrank_opt.numerics import topk
 from lowrank_opt.recovery import kernels
 from lowrank_opt.recovery.lowrank import LowRankMatrix, LowRankSamples
@@ -24,10 +25,12 @@ __all__ = ["best_columns", "fold_in", "fold_in_robust", "fold_in_samples"]
 _BLOCK = 1 << 22
 # Draws of a sampler that new rows are folded into.
 _DRAWS = 20
-# Robust regression of new rows: at most so many reweighted solves, the threshold falls by this
-# factor in each, and a row is done when its coefficients move by less than this part of their size.
+# Robust regression of new rows: at most so many reweighted solves; the threshold falls by this
+# factor in each, or by as much as takes it down in so many; a row is done when its coefficients
+# move by less than this part of their size, and worth a warning at the end when by more than that.
 _SOLVES = 500
-_DECAY = 0.3
+_DECAY, _FALLS = 0.3, 100
+_UNSETTLED = 1e-3
 _SETTLED = {4: 1e-6, 8: 1e-13}
 
 
@@ -111,9 +114,11 @@ def fold_in_robust(V: NDArray[Any], rows: Observations, delta: float) -> NDArray
     Notes
     -----
     Reweighted least squares from the least-squares solution, while the threshold falls from the
-    size of the row's largest error to `delta`: the problem is convex, so that the way there does
-    not matter. Where `delta` is many orders of magnitude below the noise of a row, the steps fade
-    before the minimum, whose loss is then exceeded by up to about 1e-4 of it.
+    size of the row's largest error to `delta`, in at most a hundred solves however large that is:
+    the problem is convex, so that the way there does not matter. Where `delta` is many orders of
+    magnitude below the noise of a row, the steps fade before the minimum, whose loss is then
+    exceeded by up to about 1e-4 of it. A row that still moves after 500 solves gives an
+    ``AccuracyWarning``.
     Cost: some ten to thirty times ``N·k²`` flops for N entries.
     """
     if rows.shape[1] != len(V):
@@ -137,7 +142,11 @@ def _reweighted(out: NDArray[Any], F: NDArray[Any], rows: Observations, delta: f
     dtype, k = out.dtype, out.shape[1]
     active = np.flatnonzero(rows.row_counts)
     indptr, indices = rows.indptr, rows.indices
-    values = rows.values.astype(dtype, copy=False)
+    # Squares of gross errors must not overflow. Cut off, they pull as much: by the threshold.
+    typical = float(np.median(np.abs(rows.values))) if rows.nnz else 0.0
+    largest = max(float(np.finfo(dtype).max) ** 0.5, min(typical, 1e200) * 1e6)
+    largest = min(largest, float(np.finfo(dtype).max) * 1e-6)
+    values = np.clip(rows.values, -largest, largest).astype(dtype, copy=False)
     weights = None if rows.weights is None else rows.weights.astype(dtype, copy=False)
     indptr, indices, values, weights = _take(active, indptr, indices, values, weights)
     X = kernels.pad_factor(np.zeros((active.size, k), dtype))
@@ -145,11 +154,13 @@ def _reweighted(out: NDArray[Any], F: NDArray[Any], rows: Observations, delta: f
     kernels.solve_rows(indptr, indices, values, F, X, ridge=0.0, weights=weights, **options)
     errors = np.abs(kernels.residuals(indptr, indices, values, F, X, **options)[0])
     threshold = np.maximum.reduceat(errors, indptr[:-1]) if active.size else errors
-    settled = _SETTLED[dtype.itemsize]
+    with np.errstate(divide="ignore"):  # a row that is fitted exactly is there already
+        decay = np.minimum(_DECAY, (dtype.type(delta) / threshold) ** dtype.type(1 / _FALLS))
+    settled, step = _SETTLED[dtype.itemsize], np.zeros(0)
     for _ in range(_SOLVES):
         if not active.size:
             return
-        threshold = np.maximum(_DECAY * threshold, dtype.type(delta))
+        threshold = np.maximum(decay * threshold, dtype.type(delta))
         # The weights of a row are relative to its largest.
         entry_threshold = np.repeat(threshold, np.diff(indptr))
         least = np.repeat(np.minimum.reduceat(errors, indptr[:-1]), np.diff(indptr))
@@ -164,10 +175,20 @@ def _reweighted(out: NDArray[Any], F: NDArray[Any], rows: Observations, delta: f
         out[active] = X[:, :k]
         if done.any():
             left = np.flatnonzero(~done)
-            active, threshold = active[left], threshold[left]
+            active, threshold, decay, step = (a[left] for a in (active, threshold, decay, step))
             indptr, indices, values, weights = _take(left, indptr, indices, values, weights)
             X = kernels.pad_factor(np.ascontiguousarray(X[left, :k]))
         errors = np.abs(kernels.residuals(indptr, indices, values, F, X, **options)[0])
+    unsettled = step > _UNSETTLED * np.abs(X).max(axis=1)
+    if unsettled.any():
+        warnings.warn(
+            f"{np.count_nonzero(unsettled)} row(s) still moved by more than {_UNSETTLED:g} of "
+            f"their size after {_SOLVES} reweighted solves, the first is row "
+            f"{active[unsettled][0]}: their coefficients are not accurate; look for entries that "
+            "contradict each other there",
+            AccuracyWarning,
+            stacklevel=4,
+        )
 
 
 def _take(

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from lowrank_opt.core.result import Result
     from lowrank_opt.core.solver import Solver
 
-__all__ = ["METHODS", "complete"]
+__all__ = ["METHODS", "NEED_RANK", "complete"]
 
 # Short names: solver class and its parameters.
 METHODS: dict[str, tuple[str, dict[str, Any]]] = {
@@ -33,6 +33,8 @@ METHODS: dict[str, tuple[str, dict[str, Any]]] = {
 }
 # Solvers of the sum of absolute errors, or of any loss of the bare product.
 _FIRST_ORDER = ("SubgradientMethod", "ScaledSubgradientMethod", "ScaledGD")
+# Solvers that cannot find the rank: directions that are too many converge to anything.
+NEED_RANK = ("ScaledSubgradientMethod", "ScaledGD")
 _TOL, _MAX_ITER = 1e-6, 200
 _SOLVE_KEYWORDS = ("x0", "state", "callback", "history", "progress", "checkpoint")
 
@@ -59,7 +61,7 @@ def complete(
         zero. Tuple: zero-based positions and values.
     rank : int or "auto"
         Number of factor columns (for "soft_impute": largest rank of the answer). "auto": found by
-        the solver; with gross errors only, see Notes.
+        the solver; with gross errors only, and not by the scaled methods, see Notes.
     loss : {"squared", "huber", "l1"}, default="squared"
         Loss of an observed entry; "huber" and "l1" bear gross errors.
     reg : float, default=0.0
@@ -161,6 +163,7 @@ def complete(
         options.setdefault("penalty", "nuclear")
     cls = None if chosen == "auto" else _solver(method, chosen)
     options = {"rank": rank, "loss": loss, "reg": reg, **options}
+    check_rank_is_given("complete", f"method={method!r}", chosen, rank)
     if _adapts(chosen, options):
         own = {name: options[name] for name in options if name not in _fields(MatrixCompletion)}
         problem = _problem(
@@ -175,7 +178,8 @@ def complete(
     known = cls._signature()
     for name in solver_params:
         if name not in known:
-            choices = {*known, *_problem_options(), *_SOLVE_KEYWORDS}
+            own = {"rank", "loss", "reg", "method", "outlier_fraction", "tol", "max_iter"}
+            choices = {*known, *_problem_options(), *_SOLVE_KEYWORDS, *own}
             raise TypeError(
                 f"complete got an unexpected keyword {name!r}." + did_you_mean(name, choices)
             )
@@ -197,6 +201,15 @@ def _solver(method: str, name: str) -> type[Solver]:
         ) from None
 
 
+def check_rank_is_given(caller: str, argument: str, solver: str, rank: Any) -> None:
+    """Raise when a solver that cannot find the rank is asked to."""
+    if isinstance(rank, str) and rank == "auto" and solver in NEED_RANK:
+        raise ParameterError(
+            f"{caller}: rank='auto' with {argument}; {solver} needs the rank itself: expected a "
+            "number, or method 'auto', 'huber_als' or 'subgradient', which find it"
+        )
+
+
 def _adapts(chosen: str, options: dict[str, Any]) -> bool:
     """Whether the problem is the one whose threshold adapts; the table is in `complete`."""
     usual = {"penalty": "ridge", "loss_scale": "auto", "reg_scaling": "none", "reg_bias": None}
@@ -213,11 +226,15 @@ def _check_completion(method: str, chosen: str, options: dict[str, Any]) -> None
     """Raise for what `MatrixCompletion` does not offer, and say what does."""
     cure = (
         "expected loss='huber' (or outlier_fraction > 0), no ridge, biases, centring, "
-        "constraint, implicit_weight or loss_scale, and method 'auto', 'huber_als', "
-        "'subgradient' or 'scaled_subgradient'"
+        "constraint, implicit_weight or loss_scale, and method 'auto', 'huber_als' or "
+        "'subgradient'"
     )
     if options["rank"] == "auto":
-        raise ParameterError(f"complete: rank='auto' without a robust model; {cure}; or a number")
+        given = f"loss={options['loss']!r}, reg={options['reg']!r}, method={method!r}"
+        raise ParameterError(
+            f"complete: rank='auto' with {given}; the rank is found for the adaptive Huber loss "
+            f"only: {cure}; or a number"
+        )
     if options.pop("max_rank", None) is not None:
         raise ParameterError(f"complete: max_rank goes with rank='auto'; {cure}")
     if options["loss"] == "squared" and chosen in ("HuberALS", *_FIRST_ORDER[:2]):

@@ -367,7 +367,7 @@ class Observations:
                 w = None if weights is None else weights[a : a + step][i, j]
                 yield i + a, j, block[i, j], w
 
-        return cls._build(chunks, (m, n), dtype, weights is not None, "error")
+        return cls._build(chunks, (m, n), dtype, weights is not None, "error", dense=True)
 
     @classmethod
     def _build(
@@ -377,6 +377,7 @@ class Observations:
         dtype: np.dtype[Any],
         weighted: bool,
         duplicates: str,
+        dense: bool = False,
     ) -> Observations:
         if duplicates not in ("error", *_DUPLICATES):
             raise ParameterError(
@@ -398,14 +399,14 @@ class Observations:
 
         # Pass 1: check, and count the entries of each column.
         csc_indptr = np.zeros(n + 1, np.int64)
-        _check_chunks(cleaned, shape, csc_indptr)
+        _check_chunks(cleaned, shape, csc_indptr, dense)
         np.cumsum(csc_indptr, out=csc_indptr)
         size = int(csc_indptr[-1])
         if size == 0:
             raise ProblemError(
-                "no observed entry"
+                f"{'X has ' if dense else ''}no observed entry"
                 + (" of positive weight" if weighted else "")
-                + "; expected at least one"
+                + f"; expected at least one{' that is not NaN' if dense else ''}"
             )
 
         # Pass 2: into columns, in the order of the input. The input is usually sorted by row
@@ -425,8 +426,8 @@ class Observations:
             if duplicates == "error":
                 raise ProblemError(
                     f"{repeated} repeated (row, column) pair(s), the first is ({first_row}, "
-                    f"{first_col}); expected each pair once: remove them or choose "
-                    "duplicates='sum', 'mean' or 'last'"
+                    f"{first_col}); expected each pair once: merge them first, or choose "
+                    "duplicates='sum', 'mean' or 'last' where a problem is made from the data"
                 )
             size = kernels.merge_repeated(indptr, *csr, _DUPLICATES[duplicates])
             del csc
@@ -603,12 +604,16 @@ def _segment_sums(weights: NDArray[Any] | None, indptr: NDArray[Any]) -> NDArray
 
 
 def _check_chunks(
-    cleaned: Callable[[], Iterator[Chunk]], shape: tuple[int, int], counts: NDArray[Any]
+    cleaned: Callable[[], Iterator[Chunk]],
+    shape: tuple[int, int],
+    counts: NDArray[Any],
+    dense: bool,
 ) -> None:
     """Check every chunk and count the entries of each column into ``counts[1:]``."""
     begin = 0
     bad_values, bad_weights = [0, -1], [0, -1]
     negative = [0, -1]
+    places: dict[int, str] = {}
     for rows, cols, values, weights in cleaned():
         for name, ids, size in (("row", rows, shape[0]), ("column", cols, shape[1])):
             if ids.size and (ids.min() < 0 or ids.max() >= size):
@@ -626,12 +631,26 @@ def _check_chunks(
             if negative[1] < 0:
                 negative[1] = begin + int(np.argmax(below))
         kernels.count_entries(cols, weights, counts)
+        if dense:
+            for array, found in (
+                (values, bad_values), (weights, bad_weights), (weights, negative)
+            ):  # fmt: skip
+                if found[1] >= begin:
+                    at = found[1] - begin
+                    places[id(found)] = f"row {rows[at]}, column {cols[at]} ({array[at]})"
         begin += rows.size
-    for name, (number, first), what in (
+    for name, found, what in (
         ("values", bad_values, "not finite"),
         ("weights", bad_weights, "not finite"),
         ("weights", negative, "negative"),
     ):
+        number, first = found
+        if number and dense:
+            name, wanted = (name, "0 or more") if name == "weights" else ("X", "NaN where missing")
+            raise ProblemError(
+                f"{name}: {number} {what}, the first at {places[id(found)]}; expected finite "
+                f"numbers, {wanted}"
+            )
         if number:
             raise ProblemError(
                 f"{name}: {number} {what}, the first at observed entry {first} of {begin}; "

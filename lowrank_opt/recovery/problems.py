@@ -63,9 +63,10 @@ def _non_negative(value: Any, name: str) -> float:
 
 
 def warn_about_data(
-    obs: Observations, rank: int, *, biases: bool = False, reg: float = 0.0
+    obs: Observations, rank: int, *, biases: bool = False, reg: float | None = None
 ) -> None:
-    """Warn when the observations cannot determine a matrix of this rank."""
+    """Warn when the observations cannot determine a matrix of this rank; `reg`: if it has one."""
+    no_ridge, cure = ("", "") if reg is None else (" and reg=0", " or give reg > 0")
     empty_rows, empty_cols = (
         int(np.count_nonzero(counts == 0)) for counts in (obs.row_counts, obs.col_counts)
     )
@@ -82,14 +83,14 @@ def warn_about_data(
     freedom = k * (m + n - k) + (m + n - 1 if biases else 0)
     if obs.nnz < freedom:
         _warn(
-            f"fewer observations ({obs.nnz}) than degrees of freedom ({freedom}) and reg=0: "
-            "the solution is not unique; lower rank or give reg > 0"
+            f"fewer observations ({obs.nnz}) than degrees of freedom ({freedom}){no_ridge}: "
+            f"the solution is not unique; lower rank{cure}"
         )
     if obs.n_components > 1:
         _warn(
             f"the observations fall into {obs.n_components} parts that share no row and no "
-            "column, and reg=0: entries that join two parts are undetermined; complete each "
-            "part by itself or give reg > 0"
+            f"column{no_ridge}: entries that join two parts are undetermined; complete each "
+            f"part by itself{cure}"
         )
 
 

@@ -197,3 +197,9 @@ def test_a_crash_while_writing_keeps_the_last_checkpoint(path, monkeypatch):
 def test_bad_arguments(arguments, match):
     with pytest.raises(ParameterError, match=match):
         Checkpoint(**arguments)
+
+
+def test_a_path_is_no_checkpoint(path):
+    for given in (str(path), path, True):
+        with pytest.raises(ParameterError, match=r"checkpoint=.*expected a .*Checkpoint\('run"):
+            GradientDescent().solve(make_quadratic(), checkpoint=given)

@@ -36,7 +36,8 @@ def test_problem_type_error_is_a_problem_error():
 def test_unsupported_problem_says_what_is_missing_and_what_fits():
     error = core.UnsupportedProblemError("Newton", ["HasProx", "HasBlocks"], "Mine", ["A", "B"])
     assert str(error) == (
-        "Newton cannot solve Mine: it lacks HasProx, HasBlocks. Solvers that accept it: A, B."
+        "Newton cannot solve Mine: it lacks HasProx (a proximal operator), HasBlocks (variables in "
+        "blocks). Solvers that accept it: A, B."
     )
     alone = core.UnsupportedProblemError("Newton", ["HasProx"], "Mine")
     assert "Give Mine the methods" in str(alone)

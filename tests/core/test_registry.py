@@ -11,6 +11,7 @@ from lowrank_opt.core import (
     Checkpoint,
     History,
     ParameterError,
+    ProblemError,
     UnsupportedProblemError,
     register_solvers,
     registered_solvers,
@@ -156,3 +157,20 @@ def test_warmup(family):
         ParameterError, match=r"warmup: there is no family 'toyz'. Did you mean 'toys"
     ):
         warmup(["toyz"])
+
+
+@pytest.mark.parametrize("data", [np.eye(3), [[1.0]], None, "data", GradientDescent])
+def test_data_are_no_problem(family, data):
+    match = r"expected a problem made from the data.*MatrixCompletion\.from_dense.*complete"
+    with pytest.raises(ProblemError, match=r"lowrank_opt\.solve: problem is .*" + match):
+        solve(data)
+    with pytest.raises(ProblemError, match=r"GradientDescent\.solve: problem is .*" + match):
+        GradientDescent().solve(data)
+
+
+def test_capabilities_are_described_in_words(family):
+    with pytest.raises(UnsupportedProblemError, match=r"lacks HasGradient \(a gradient\)"):
+        GradientDescent().solve(object())
+    for name in lowrank_opt.core.protocols.__all__:
+        if name != "Array":
+            assert f"{name} (" in str(UnsupportedProblemError("A", [name], "B"))

@@ -224,6 +224,8 @@ def test_robust_methods_need_a_robust_loss(method):
         ({"max_rnk": 3}, r"max_rnk.*did you mean 'max_rank'"),
         ({"strt": "growth"}, r"strt.*did you mean 'start'"),
         ({"outlier_bond": 0.1}, r"outlier_bond.*did you mean 'outlier_bound'"),
+        ({"outlier_fractio": 0.1}, r"outlier_fractio.*did you mean 'outlier_fraction'"),
+        ({"outlier_frac": 0.1}, r"outlier_frac.*did you mean 'outlier_fraction'"),
     ],
 )
 def test_unknown_keywords(options, message):
@@ -249,3 +251,15 @@ def test_bad_values():
         complete(np.where(np.arange(60)[:, None] == 3, np.nan, X), rank=2, loss="huber")
     with pytest.raises(ParameterError, match="loss='huber' with penalty='nuclear'"):
         complete(X, rank=2, loss="huber", method="soft_impute", reg=1.0)
+
+
+@pytest.mark.parametrize("method", ["scaled_subgradient", "scaled_gd", "ScaledGD"])
+def test_the_scaled_methods_need_a_rank(method):
+    message = rf"rank='auto' with method='{method}'; Scaled.* needs the rank.*'huber_als'"
+    with pytest.raises(ParameterError, match=message):
+        complete(data()[1], rank="auto", loss="huber", method=method, outlier_fraction=0.1)
+
+
+def test_what_keeps_the_rank_from_being_found_is_said():
+    with pytest.raises(ParameterError, match=r"rank='auto' with loss='l1', reg=0.0, method='auto'"):
+        complete(data()[1], rank="auto", loss="l1")

@@ -13,6 +13,7 @@ from sklearn.preprocessing import StandardScaler
 from sklearn.utils.estimator_checks import estimator_checks_generator, parametrize_with_checks
 
 from lowrank_opt.core.errors import ConvergenceWarning, ParameterError, ProblemError
+from lowrank_opt.core.state import Status
 from lowrank_opt.recovery import (
     AlternatingMinimization,
     GibbsFactorization,
@@ -670,3 +671,62 @@ def test_new_rows_of_a_sampler_are_averaged_over_draws():
 def test_more_bad_parameters_are_named(estimator, options):
     with pytest.raises(ParameterError, match=next(iter(options))):
         estimator(rank=2, **options).fit(data()[0])
+
+
+# -- messages ------------------------------------------------------------------------------------
+
+
+def test_an_unknown_method_is_called_by_its_parameter():
+    X, _ = data()
+    for estimator in (factorization(method="asl"), LowRankImputer(2, method="asl")):
+        with pytest.raises(ParameterError, match=r"method='asl' is unknown\. Did you mean 'als'"):
+            estimator.fit(X)
+    with pytest.raises(ParameterError, match="solver='asl' is unknown"):
+        factorization(solver="asl").fit(X)
+
+
+def test_unknown_ids_are_named():
+    model = factorization(cold="error").fit(ratings())
+    with pytest.raises(ProblemError, match=r"cols: id .*'nothing'.* was not in the training data"):
+        model.predict(["user01", "user02"], ["film01", "nothing"])
+    assert np.isfinite(model.predict(["user01"], ["film01"])).all()
+
+
+@pytest.mark.parametrize("cold", ["mean", "nan", "error"])
+@pytest.mark.parametrize("ids", [3, [3, 4], [3.0], np.array(["user03", 3], dtype=object), [None]])
+def test_ids_of_another_kind_are_refused(cold, ids):
+    model = factorization(cold=cold).fit(ratings())
+    with pytest.raises(ProblemError, match=r"rows: .* is a .*fitted.* are each a text.*'user00'"):
+        model.predict(ids, "film01")
+    users, films, values = ratings()
+    model.fit((np.char.lstrip(users, "user").astype(int), films.astype(object), values))
+    with pytest.raises(ProblemError, match=r"rows: .*'user03'.* is a text.*each a number"):
+        model.predict(["user03"], ["film01"])
+    with pytest.raises(ProblemError, match="rows"):
+        model.recommend(["user03"])
+    assert np.isfinite(model.predict([3.0, np.int8(4)], ["film01", "film02"])).all()
+
+
+def test_bad_triples_are_named_in_their_own_words():
+    users, films, values = (list(a) for a in ratings())
+    twice = (users + users[5:6], films + films[5:6], [*values, 1.0])
+    with pytest.raises(ProblemError, match=f"row id '{users[5]}' and column id '{films[5]}' occur"):
+        factorization().fit(twice)
+    with pytest.raises(ProblemError, match=r"X is a tuple of 2 items; expected \(row ids"):
+        factorization().fit((users, films))
+    ids = np.array(users, dtype=object)
+    ids[7] = None
+    with pytest.raises(ProblemError, match=r"'row ids' has 1 missing id\(s\).*line 7"):
+        factorization().fit((ids, films, values))
+
+
+def test_a_stall_does_not_ask_for_more_iterations():
+    class Stuck(AlternatingMinimization):
+        def terminate(self, problem, state):
+            return Status.STALLED
+
+    with pytest.warns(ConvergenceWarning, match=r"[^.]\. More iterations do not help: raise tol"):
+        factorization(solver=Stuck()).fit(data()[0])
+    solver = AlternatingMinimization(tol=1e-15, max_time=0.0)
+    with pytest.warns(ConvergenceWarning, match="Raise the solver's max_time"):
+        factorization(solver=solver).fit(data()[0])

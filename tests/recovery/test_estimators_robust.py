@@ -13,13 +13,19 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.utils.estimator_checks import estimator_checks_generator, parametrize_with_checks
 
-from lowrank_opt.core.errors import ConvergenceWarning, ParameterError, ProblemError
+from lowrank_opt.core.errors import (
+    AccuracyWarning,
+    ConvergenceWarning,
+    ParameterError,
+    ProblemError,
+)
 from lowrank_opt.recovery import (
     HuberALS,
     LowRankPlusSparse,
     MatrixFactorization,
     RobustMatrixFactorization,
     RobustPCA,
+    ScaledGD,
 )
 
 CONFIGURATIONS = [
@@ -408,7 +414,13 @@ def test_warm_start(make):
         ({"rank": "auto", "max_rank": 0}, "max_rank=0"),
         ({"outlier_fraction": 0.5}, r"outlier_fraction=0.5.*\[0, 0.5\)"),
         ({"outlier_fraction": -0.1}, r"outlier_fraction"),
-        ({"method": "huber"}, "(?i)did you mean 'huber_als'"),
+        ({"method": "huber"}, "(?i)method='huber' is unknown.*did you mean 'huber_als'"),
+        ({"rank": "auto", "method": "scaled_gd"}, "rank='auto' with method='scaled_gd'.*a number"),
+        ({"rank": "auto", "solver": ScaledGD()}, r"rank='auto' with solver=ScaledGD\(\).*a number"),
+        (
+            {"rank": "auto", "method": "scaled_subgradient"},
+            "rank='auto' with method='scaled_subgradient'; ScaledSubgradientMethod needs",
+        ),
         ({"method": 3}, "method"),
         ({"tol": -1.0}, "tol"),
         ({"max_iter": -1}, "max_iter"),
@@ -454,6 +466,12 @@ def test_rank_is_cut_with_a_warning():
     assert model.rank_ == 4
 
 
+def test_too_few_data_do_not_ask_for_a_ridge():
+    X, _, _ = data((30, 20), 1, density=0.5)
+    with pytest.warns(AccuracyWarning, match=r"\): the solution is not unique; lower rank$"):
+        pca(18, tol=0.5).fit(X)
+
+
 def test_the_rank_search_has_a_limit():
     X, _, _ = data(rank=3, mean=0.0)
     assert pca("auto").fit(X).rank_ == 3
@@ -485,7 +503,7 @@ def test_ids_predictions_and_cold_start():
     model.set_params(cold="nan")
     assert np.isnan(model.predict("nobody", "film05"))
     model.set_params(cold="error")
-    with pytest.raises(ProblemError, match="outside"):
+    with pytest.raises(ProblemError, match=r"rows: id .*'nobody'.* was not in the training"):
         model.predict("nobody", "film05")
     plain = factorization().fit(X)
     np.testing.assert_allclose(plain.predict(3, [2, 7]), L[3, [2, 7]], atol=1e-5)

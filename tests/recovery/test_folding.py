@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import scipy.optimize
 
-from lowrank_opt.core.errors import ProblemError
+from lowrank_opt.core.errors import AccuracyWarning, ProblemError
 from lowrank_opt.recovery import (
     AlternatingMinimization,
     LowRankMatrix,
@@ -342,3 +342,24 @@ def test_robust_rows_with_few_entries_get_the_shortest_solution():
 def test_robust_rows_need_the_columns_of_the_model():
     with pytest.raises(ProblemError, match="X has 6 columns, the model has 5"):
         fold_in_robust(np.ones((5, 2)), Observations.from_coo([0], [0], [1.0], (1, 6)), 0.1)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "delta"),
+    [(np.float64, 1e-3), (np.float64, 1e-12), (np.float32, 1e-3), (np.float32, 1e-6)],
+)
+def test_robust_rows_bear_errors_of_any_size(dtype, delta):
+    rng = np.random.default_rng(0)
+    V, U = rng.standard_normal((60, 3)), rng.standard_normal((40, 3))
+    X = U @ V.T
+    X[rng.random(X.shape) < 0.1] = 1e300
+    X[3, 5] = -1e200
+    found = fold_in_robust(V.astype(dtype), Observations.from_dense(X), delta)
+    np.testing.assert_allclose(found, U, atol=max(delta, 1e-5))
+
+
+def test_robust_rows_that_do_not_settle_are_told(monkeypatch):
+    X, V, _ = spoilt()
+    monkeypatch.setattr(folding, "_SOLVES", 2)
+    with pytest.warns(AccuracyWarning, match=r"row\(s\) still moved .*the first is row \d+"):
+        fold_in_robust(V, Observations.from_dense(X), 1e-6)

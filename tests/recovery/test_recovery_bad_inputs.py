@@ -55,7 +55,9 @@ def test_values_that_are_not_finite(bad):
 
 def test_infinite_values_in_a_dense_array_but_nan_is_missing():
     X = np.array([[1.0, np.nan], [np.inf, 2.0]])
-    with pytest.raises(ProblemError, match="values: 1 not finite"):
+    with pytest.raises(
+        ProblemError, match=r"X: 1 not finite, the first at row 1, column 0 \(inf\)"
+    ):
         MatrixCompletion.from_dense(X, rank=1)
     X[1, 0] = 0.0
     assert MatrixCompletion.from_dense(X, rank=1, reg=0.1).observations.nnz == 3
@@ -537,3 +539,19 @@ def test_layouts_do_not_matter(layout, dtype, tmp_path):
 def test_data_by_themselves_name_the_constructors(build, data):
     with pytest.raises(ProblemError, match=rf"{type(data).__name__}.*{build.__name__}\.from_dense"):
         build(data, 1)
+
+
+def test_bad_entries_of_dense_arrays_are_named_by_their_place():
+    X, w = np.ones((3000, 100)), np.ones((3000, 100))  # read in pieces
+    X[2700, 7] = X[2900, 3] = -np.inf
+    with pytest.raises(ProblemError, match=r"X: 2 not finite.*row 2700, column 7 \(-inf\).*NaN"):
+        Observations.from_dense(X)
+    X[np.isinf(X)] = np.nan
+    w[5, 6], w[2800, 9] = -1.0, np.nan
+    with pytest.raises(ProblemError, match=r"weights: 1 not finite.*row 2800, column 9 \(nan\)"):
+        Observations.from_dense(X, weights=w)
+    w[2800, 9] = 1.0
+    with pytest.raises(ProblemError, match=r"weights: 1 negative.*row 5, column 6 \(-1\.0\)"):
+        Observations.from_dense(X, weights=w)
+    with pytest.raises(ProblemError, match="X has no observed entry"):
+        Observations.from_dense(np.full((2, 2), np.nan))
