@@ -13,7 +13,9 @@ import lowrank_opt
 ROOT = Path(__file__).resolve().parents[1]
 
 
-@pytest.mark.parametrize("page", ["README.md", "docs/get_started.md"])
+@pytest.mark.parametrize(
+    "page", ["README.md", "docs/get_started.md", "docs/user_guide/robust_recovery.md"]
+)
 def test_python_code_in_the_prose_runs(page):
     blocks = re.findall(r"```python\n(.*?)```", (ROOT / page).read_text(encoding="utf-8"), re.S)
     assert blocks

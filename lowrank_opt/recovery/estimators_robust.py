@@ -338,8 +338,8 @@ class RobustPCA(
         -------
         ndarray of shape (n_samples, rank)
             Those of the fit. ``transform`` solves for each row by itself, to rounding, and differs
-            from them by what the solver left undone: some ten to a hundred times `tol`, relative
-            to the largest score. A smaller `tol` brings the two together.
+            from them by what the solver left undone: up to some twenty times `tol`, relative to
+            the largest score. A smaller `tol` brings the two together.
         """
         return self.fit(X, y).low_rank_.U
 
