@@ -12,7 +12,7 @@ from lowrank_opt.core.errors import ProblemError
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["check_size", "sample", "typical_size", "typical_square"]
+__all__ = ["check_range", "check_size", "sample", "typical_size", "typical_square"]
 
 # Arrays with more entries are represented by half as many.
 LIMIT = 400_000
@@ -102,10 +102,29 @@ def check_size(values: NDArray[Any], what: str) -> None:
     ProblemError
         The typical size is out of range.
     """
-    size = typical_size(values)
-    low, high = _RANGE[values.dtype.itemsize]
+    check_range(typical_size(values), values.dtype, what)
+
+
+def check_range(size: float, dtype: np.dtype[Any], what: str) -> None:
+    """Raise when products of numbers of this size under- or overflow.
+
+    Parameters
+    ----------
+    size : float
+        Typical size.
+    dtype : dtype
+        float32 or float64.
+    what : str
+        Name of the numbers.
+
+    Raises
+    ------
+    ProblemError
+        The size is out of range.
+    """
+    low, high = _RANGE[dtype.itemsize]
     if not low <= size <= high:
         raise ProblemError(
             f"{what} have a typical size of {size:.1e} (median of the absolute values), out of the "
-            f"range from {low:g} to {high:g} in which {values.dtype} computes; divide them by it"
+            f"range from {low:g} to {high:g} in which {dtype} computes; divide them by it"
         )

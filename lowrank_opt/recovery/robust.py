@@ -130,7 +130,7 @@ class LowRankPlusSparse(Problem):
                 )
             object.__setattr__(self, "outlier_fraction", float(fraction))
         check_size(self.observations.values, "the observed values")
-        warn_about_data(self.observations, self.rank if self.rank_known else 1)
+        warn_about_data(self.observations, 1 if isinstance(self.rank, str) else self.rank)
 
     # -- construction from user data ------------------------------------------------------------
 

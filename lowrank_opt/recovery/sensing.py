@@ -21,7 +21,7 @@ from lowrank_opt.core.errors import (
 from lowrank_opt.core.problem import Certificate, Problem
 from lowrank_opt.numerics.kernels_vector import vector_length
 from lowrank_opt.recovery._balance import step_square, unit_factors
-from lowrank_opt.recovery._samples import check_size, typical_size, typical_square
+from lowrank_opt.recovery._samples import check_range, check_size, typical_size, typical_square
 from lowrank_opt.recovery.certificates import CHUNK, divide
 from lowrank_opt.recovery.kernels_sensing import padded
 from lowrank_opt.recovery.lowrank import LowRankMatrix
@@ -55,6 +55,8 @@ _HUBER = 1.345 * 1.4826
 _INLIER = 3.0 * 1.4826
 # Where the solver stops, errors of single measurements are some ten times the relative step.
 _UNDONE = 100.0
+# Mean squares of measurement matrices that leave room for products.
+_SQUARES = (1e-200, 1e200)
 # Sums of squares of larger targets may overflow in float64.
 _LARGEST = 1e145
 # Singular values below this part of the largest one do not count for the numerical rank.
@@ -155,6 +157,7 @@ class MatrixSensing(Problem):
                 f"targets y reach {largest:.1e}, whose square overflows; use loss='l1' or remove "
                 "these measurements"
             )
+        self._check_measurements()
         if isinstance(self.measurements, EntryOperator) and not self.symmetric:
             warn_about_data(self.measurements.observations, 1)
         elif targets.size < (freedom := m if self.symmetric else m + n - 1):
@@ -162,6 +165,25 @@ class MatrixSensing(Problem):
                 f"fewer measurements ({targets.size}) than degrees of freedom of a matrix of "
                 f"rank one ({freedom}): the solution is not unique; measure more"
             )
+
+    def _check_measurements(self) -> None:
+        """Raise when the matrix, about ``|y| / |A_i|``, or squares of the A_i are out of range."""
+        operator = self.measurements
+        if isinstance(operator, EntryOperator):
+            return
+        with np.errstate(over="ignore", under="ignore"):
+            square = operator.mean_square
+        if square == 0.0 and not any(array.any() for array in operator.data):
+            return
+        m, n = self.shape
+        low, high = _SQUARES
+        if not low <= square <= high:
+            raise ProblemError(
+                f"the measurement matrices have entries of mean square {square:.1e}, out of the "
+                f"range from {low:g} to {high:g}; divide them and y by their size"
+            )
+        size = self.value_size / math.sqrt(square * m * n)
+        check_range(size, self.dtype, "targets y over the measurement matrices")
 
     def __repr__(self) -> str:
         extra = ", symmetric" if self.symmetric else ""

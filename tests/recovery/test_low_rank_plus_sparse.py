@@ -16,6 +16,7 @@ from lowrank_opt.core import AccuracyWarning, ParameterError, ProblemError
 from lowrank_opt.datasets import make_low_rank_observations
 from lowrank_opt.recovery import LowRankMatrix, LowRankPlusSparse, Observations
 from lowrank_opt.recovery import robust as module
+from lowrank_opt.recovery._spectral_start import relative_step
 from lowrank_opt.testing import check_problem
 
 SHAPE, RANK = (14, 11), 2
@@ -427,6 +428,9 @@ def test_periodic_data_do_not_alias_with_the_sample():
     problem = LowRankPlusSparse.from_dense(X + 1.0, rank=1)
     part = problem.sparse_part((np.ones((1000, 1)), np.ones((1000, 1))))
     assert part.nnz < 0.05 * X.size
+    x = (1.0 + 0.01 * rng.standard_normal((1000, 1)), np.ones((1000, 1)))
+    expected = problem.certificate(x).residual
+    assert relative_step(problem, *x) == pytest.approx(expected, rel=0.02)
 
 
 def test_size_ratio_shows_entries_that_the_data_do_not_determine():

@@ -313,6 +313,31 @@ def test_targets_too_large_or_small_are_refused(size, rng):
         dataclasses.replace(problem, targets=size * problem.targets)
 
 
+@pytest.mark.parametrize(
+    ("dtype", "size", "match"),
+    [
+        (np.float64, 1e-170, "mean square"),
+        (np.float64, 1e-90, None),
+        (np.float64, 1e170, "mean square"),
+        (np.float32, 1e-25, "over the measurement matrices"),
+    ],
+)
+@pytest.mark.parametrize("kind", ["dense", "rank one"])
+def test_measurement_matrices_too_large_or_small(kind, dtype, size, match, rng):
+    data, _ = matrices(kind, rng)
+    y = 1e10 * rng.standard_normal(SIZE)
+    data = [(size ** (1 / len(data)) * F).astype(dtype) for F in data]
+    if match is None:
+        U, V = (rng.standard_normal((s, 1)) for s in SHAPE)
+        found = build(kind, data, y * size, SHAPE).certificate((1e10 * U, V)).residual
+        plain = matrices(kind, np.random.default_rng(3))[0]
+        expected = build(kind, plain, y, SHAPE).certificate((1e10 * U, V)).residual
+        np.testing.assert_allclose(found, expected, rtol=1e-9)
+    else:
+        with pytest.raises(ProblemError, match=match):
+            build(kind, data, y, SHAPE)
+
+
 @kinds
 @losses
 def test_residual_does_not_depend_on_the_scaling_of_the_columns(kind, loss, rng):
