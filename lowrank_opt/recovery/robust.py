@@ -588,7 +588,7 @@ class LowRankPlusSparse(Problem):
             kind="relative reweighted step",
             objective=l1,
             details={
-                "inlier_fraction": inliers / obs.nnz,
+                "inlier_fraction": float(inliers) / obs.nnz,
                 "l1_value": l1,
                 "numerical_rank": float(rank),
                 "median_residual": median / size,
