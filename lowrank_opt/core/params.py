@@ -57,7 +57,7 @@ def did_you_mean(name: str, choices: Iterable[str]) -> str:
 
 @dataclass(frozen=True)
 class Interval:
-    """Numbers between `low` and `high`; ``None`` is unbounded.
+    """Numbers between `low` and `high`; ``None`` is unbounded, and infinite if closed there.
 
     Parameters
     ----------
@@ -82,6 +82,8 @@ class Interval:
             return False
         left = self.closed in ("both", "left")
         right = self.closed in ("both", "right")
+        if math.isinf(value) and not (right if value > 0 else left):
+            return False  # the infinite end is open
         above = self.low is None or value > self.low or (left and value == self.low)
         below = self.high is None or value < self.high or (right and value == self.high)
         return above and below
@@ -329,5 +331,5 @@ def instantiate(cls: type, params: Mapping[str, Any], caller: str) -> Any:
     return cls(**params)
 
 
-TOLERANCE = Interval(Real, 0, None, closed="left")
+TOLERANCE = Interval(Real, 0, None, closed="both")  # infinite is no limit
 COUNT = Interval(Integral, 1, None, closed="left")

@@ -146,7 +146,7 @@ class Polyak(Parameters):
 
     _parameter_constraints: ClassVar[dict[str, list[Any]]] = {
         "f_min": [Interval(Real)],
-        "max_step": [_POSITIVE],
+        "max_step": [Interval(Real, 0, None, closed="right")],
     }
 
     def __init__(self, f_min: float = 0.0, max_step: float = float("inf")) -> None:

@@ -18,6 +18,7 @@ from lowrank_opt.core import (
     make_rng,
     validate_parameters,
 )
+from lowrank_opt.core.params import TOLERANCE
 from lowrank_opt.testing.example import GradientDescent, make_quadratic
 
 
@@ -169,7 +170,7 @@ def test_constraints_of_base_classes_are_inherited_and_can_be_replaced():
 @pytest.mark.parametrize(
     ("params", "match"),
     [
-        ({"tol": -1}, r"GradientDescent: tol=-1 must be a number in \[0, inf\)"),
+        ({"tol": -1}, r"GradientDescent: tol=-1 must be a number in \[0, inf\]"),
         ({"max_iter": 1.0}, "max_iter=1.0 must be an integer"),
         ({"check_every": "never"}, "check_every='never' must be .* or one of 'auto'"),
         ({"max_time": -1.0}, "max_time=-1.0 must be None or a number"),
@@ -191,3 +192,20 @@ def test_grid_search_reaches_nested_parameters():
 
     solver = clone(Whole(part=Geometric(0.5, ratio=0.9)))
     assert solver.set_params(part__ratio=0.8).part.ratio == 0.8
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "closed", "admitted"),
+    [
+        (0, None, "left", False),
+        (0, None, "neither", False),
+        (0, None, "both", True),
+        (None, None, "both", True),
+        (None, 0, "both", False),
+    ],
+)
+def test_infinity_belongs_to_closed_ends_only(low, high, closed, admitted):
+    assert Interval(Real, low, high, closed=closed).admits(math.inf) is admitted
+    assert TOLERANCE.admits(math.inf)
+    assert not Interval(Real, None, 0, closed="right").admits(-math.inf)
+    assert Interval(Real, None, 0, closed="both").admits(-math.inf)
