@@ -163,7 +163,7 @@ class OursRobustPCA(Ours):
 
     def fit(self, look=None) -> None:
         model = self.solver_class()(random_state=self.seed, n_threads=self.threads, **self.options)
-        self.answer = np.asarray(model.fit(self.X).low_rank_)
+        self.answer = model.fit(self.X).low_rank_.to_dense(max_bytes=None)
         if look is not None:
             look(lambda: self.answer)
 
