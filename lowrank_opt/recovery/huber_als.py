@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import math
+import time
+import warnings
 from dataclasses import dataclass
 from numbers import Integral, Real
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 import numpy as np
 
+from lowrank_opt.core.errors import AccuracyWarning
 from lowrank_opt.core.params import COUNT, Interval, StrOptions, make_rng
 from lowrank_opt.core.protocols import HasCertificate, HasObjective, HasObservations
 from lowrank_opt.core.solver import Solver
 from lowrank_opt.core.state import State, Status
 from lowrank_opt.recovery import kernels
 from lowrank_opt.recovery import kernels_robust as robust
+from lowrank_opt.recovery._samples import check_size, sample
 from lowrank_opt.recovery.lowrank import LowRankMatrix
 from lowrank_opt.recovery.row_rescue import rescue_rows
 
@@ -29,9 +33,9 @@ GROWING, REFINING = 0, 1
 # Huber's constant times the factor that makes a median deviation a standard deviation.
 _HUBER = 1.345 * 1.4826
 _INLIER = 3.0 * 1.4826
-# Medians over more entries than this are taken over an evenly spaced sample of half as many, as
-# in the certificate; while the rank grows, over fewer.
-_SAMPLE, _GROWTH_SAMPLE, _HELD_SAMPLE = 400_000, 40_000, 50_000
+# While the rank grows, medians over more entries than this are taken over a sample of half as
+# many; so many held-out entries are compared.
+_GROWTH_SAMPLE, _HELD_SAMPLE = 40_000, 50_000
 # Sweeps at each rank: at least, at most; the search goes on to the next rank when the median of
 # the residual falls by less than this factor in a sweep.
 _SWEEPS = (4, 60)
@@ -54,8 +58,16 @@ _CONTRACTING, _SLOW_DECAY = 0.95, 0.5
 _PATIENCE = 25
 _NUMERICAL_RANK = 1e-7
 _BLOCK = 4096
-# Limit on iterations of the sub-gradient start.
+# The sub-gradient start: limit on iterations; factor between two singular values that is a gap;
+# largest rank there, as a part of the largest that may be searched.
 _SMALL_ITERATIONS = 2000
+_GAP, _SMALL_PART = 10.0, 0.5
+# A direction of the clipped residual is visible when its singular value is this many times that
+# of the same entries with random signs.
+_VISIBLE = 1.3
+# The answer is suspiciously large when its entries are this many times the data, by root mean
+# squares: the unobserved ones are not determined.
+_LARGE = 10.0
 
 
 class _Cache(NamedTuple):
@@ -96,6 +108,10 @@ class HuberState(State):
         Smallest residual since the rank is final, sweeps since then.
     rescues : int
         How often rows were fitted anew at this rank.
+    given : int
+        Number of directions of a start that are on trial.
+    kept, limited : bool
+        Whether the rank is that of the start, unchecked; whether it may be higher.
     """
 
     U: Any = None
@@ -112,6 +128,9 @@ class HuberState(State):
     lowest: float = math.inf
     idle: int = 0
     rescues: int = 0
+    given: int = 0
+    kept: bool = False
+    limited: bool = False
 
 
 class HuberALS(Solver):
@@ -131,7 +150,8 @@ class HuberALS(Solver):
     tol : float, default=1e-6
         Stops when the relative reweighted step is at most `tol`: its square is the decrease of
         the weighted sum of squares that solving for all rows, plus that for all columns, would
-        bring, relative to the weighted square of the data. The certificate of
+        bring, relative to the mean square of the data (without what gross errors add to it) times
+        the sum of the weights. The certificate of
         :class:`~lowrank_opt.recovery.LowRankPlusSparse` measures it with mean curvatures instead
         of each row's own. It is not known (infinite) while the rank grows.
     max_iter : int, default=200
@@ -143,9 +163,12 @@ class HuberALS(Solver):
     start : {"growth", "spectral", "small"}, default="growth"
         "growth": see above. "spectral": all directions at once; faster, but it fails when gross
         errors are large or singular values differ. "small": the factors of a
-        :class:`~lowrank_opt.recovery.SubgradientMethod`, cut at the gap of their singular values
-        when the rank is not known; for the absolute loss. An unknown rank is grown with "spectral",
-        too.
+        :class:`~lowrank_opt.recovery.SubgradientMethod`, for the absolute loss. Its iterations
+        (``counts["subgradient_iterations"]``, at most 2000) come before the first sweep: they obey
+        `max_time`, but `max_iter` does not count them and callbacks do not see them. An unknown
+        rank is grown with "spectral", too, and with "small" when the factors have no gap of a
+        factor of 10 between their singular values, or one beyond half of the largest rank that
+        may be searched; what they have above a gap is treated like a warm start.
     weights : {"huber", "welsch"}, default="huber"
         "welsch": once the rank is found, squared weights until the steps are below `tol`, then
         Huber's where these still move the point. Large errors lose all influence, and a wrong
@@ -170,6 +193,13 @@ class HuberALS(Solver):
     random_state : int, Generator or None, default=None
         Seed of singular vectors, held-out entries and repairs.
 
+    Warns
+    -----
+    AccuracyWarning
+        The search stopped at the largest rank that it may try, and further directions show in the
+        residual; or the entries of the answer are, by root mean squares, more than ten times the
+        data, so that the data do not determine it: the rank is probably too high.
+
     Notes
     -----
     *Rank.* A direction is kept when errors of held-out entries, clipped at their former median,
@@ -181,8 +211,15 @@ class HuberALS(Solver):
     more than half of their entries contradict are therefore fitted anew to random subsets, and
     changed when more entries agree then. ``Result.counts["rescued_rows"]`` counts them.
 
-    *Warm start.* With ``x0`` of the problem's rank (any rank when it is not known) the run begins
-    with the final sweeps; fewer columns are grown.
+    *Warm start.* With ``x0`` of the problem's rank the run begins with the final sweeps; fewer
+    columns are grown. When the rank is not known, ``x0`` is kept as it is if its residual is at
+    most `tol` and its own residuals show no further direction ("Rank of the start kept" in
+    ``Result.message``: no other rank was tried). Otherwise it is swept without the held-out
+    entries; if all of its directions help to predict them the search for the rank goes on from
+    there, if not it begins anew.
+
+    *Limits.* A run that is stopped while an unknown rank grows returns the last factors whose
+    directions have all proved useful; ``Result.message`` says that the search is not finished.
 
     *Stops* also (``STALLED``) when the step has not become smaller for 25 sweeps: at the rounding
     level of float32, for instance, which is some 1e-7.
@@ -272,25 +309,39 @@ class HuberALS(Solver):
 
     def init(self, problem: LowRankPlusSparse, x0: Any = None) -> HuberState:
         """Return the first state; with `x0` of the full rank its residual is known."""
+        check_size(problem.observations.values, "the observed values")
         state = HuberState(rng=make_rng(self.random_state))
         assert state.rng is not None
         state.salt = int(state.rng.integers(1 << 62))
-        U, V = (np.zeros((length, 0), problem.dtype) for length in problem.shape)
         if x0 is not None:
-            U, V = _without_empty_directions(problem.start(x0))
+            U, V = self._directions(problem, problem.start(x0))
         elif self.start == "small":
             U, V = self._small_start(problem, state)
-        _set_factors(state, U, V)
-        final = state.rank == problem.rank_limit if problem.rank_known else state.rank > 0
-        if final:
-            self._settle(problem, state)
-        cache = self._prepare(problem, state)
-        sizes = np.abs(_sample(cache.residual))
-        if final:
-            state.delta = max(problem.robust_scale(sizes), _HUBER * float(np.median(sizes)))
-            self._measure(problem, state, cache)
         else:
-            state.delta = _HUBER * float(np.median(sizes)) or cache.size
+            U, V = _nothing(problem)
+        _set_factors(state, U, V)
+        cache = self._prepare(problem, state)
+        median = float(np.median(np.abs(sample(cache.residual))))
+        if state.rank and not median < (math.inf if problem.rank_known else cache.size):
+            self._begin_anew(problem, state, cache)
+            median = float(np.median(np.abs(sample(cache.residual))))
+        if problem.rank_known:
+            final = state.rank == problem.rank_limit
+        else:
+            final = x0 is not None and self._is_answer(problem, state, cache)
+            state.kept = final
+        if final:
+            sizes = np.abs(sample(cache.residual))
+            state.delta = max(problem.robust_scale(sizes), _HUBER * median)
+            self._settle(problem, state)
+            if problem.rank_known:
+                self._measure(problem, state, cache)
+            return state
+        state.delta = _HUBER * median or cache.size
+        if state.rank and not problem.rank_known:
+            nothing = [kernels.pad_factor(F) for F in _nothing(problem)]
+            state.saved, state.tries, state.given = (*nothing, state.delta, 0), 1, state.rank
+        else:
             self._grow(problem, state, cache)
         return state
 
@@ -330,11 +381,60 @@ class HuberALS(Solver):
         k = state.rank
         return LowRankMatrix(state.U[:, :k].copy(), state.V[:, :k].copy())
 
+    def answer(
+        self, problem: LowRankPlusSparse, state: State, status: Status
+    ) -> tuple[LowRankMatrix, float]:
+        """The last or the best point; while the rank grows, the last one that proved useful."""
+        assert isinstance(state, HuberState)
+        x, residual = super().answer(problem, state, status)
+        if state.phase == GROWING and state.saved is not None and state.saved[3] > 0:
+            U, V, _, rank = state.saved
+            x = LowRankMatrix(U[:, :rank].copy(), V[:, :rank].copy())
+        state.message, doubts = self._describe(problem, state, x)
+        if status not in (Status.DIVERGED, Status.NUMERICAL_ERROR):
+            for doubt in doubts:
+                warnings.warn(f"{type(self).__name__}: {doubt}", AccuracyWarning, stacklevel=5)
+        return x, residual
+
+    def _describe(
+        self, problem: LowRankPlusSparse, state: HuberState, x: LowRankMatrix
+    ) -> tuple[str, list[str]]:
+        """What to say about the rank, the accuracy and the size; what of it is a warning."""
+        parts, doubts = [], []
+        if state.phase == GROWING:
+            parts.append(
+                f"The rank still grew: {x.rank} of {problem.rank_limit}" if problem.rank_known else
+                f"The search for the rank was not finished: {x.rank} so far"
+            )  # fmt: skip
+        elif state.limited:
+            given = getattr(problem, "max_rank", None) is not None
+            name = "max_rank" if given else "the largest rank that is tried,"
+            doubts.append(
+                f"The search for the rank stopped at {name}{'=' if given else ' '}{x.rank}; it may "
+                "be higher"
+            )
+        elif not problem.rank_known:
+            parts.append(f"Rank {'of the start kept' if state.kept else 'found'}: {x.rank}")
+        if state.idle >= _PATIENCE:
+            reason = f"the step has not become smaller in {_PATIENCE} sweeps"
+            if state.lowest < 1e3 * np.finfo(problem.dtype).eps:
+                reason += f": {problem.dtype} does not allow a smaller tol"
+            parts.append(reason)
+        ratio = _mean_size(x) / math.sqrt(problem.value_square)
+        if state.phase == REFINING and ratio > _LARGE:
+            doubts.append(
+                f"the entries of the answer are {ratio:.0f} times as large as the data (root mean "
+                f"squares), so that the data do not determine it: rank {x.rank} is probably too "
+                "high"
+            )
+        text = "; ".join(parts + doubts)
+        return text[:1].upper() + text[1:], doubts
+
     # -- the search for the rank -----------------------------------------------------------------
 
     def _search(self, problem: LowRankPlusSparse, state: HuberState, cache: _Cache) -> None:
         """After a sweep at a rank that need not be final: go on, grow, or settle."""
-        sizes = np.abs(_sample(cache.residual, _GROWTH_SAMPLE))
+        sizes = np.abs(sample(cache.residual, _GROWTH_SAMPLE))
         median, before = float(np.median(sizes)), state.median
         state.median = median
         floor = float(np.finfo(problem.dtype).eps) * cache.size
@@ -357,30 +457,110 @@ class HuberALS(Solver):
             if state.rank >= problem.rank_limit:
                 self._settle(problem, state, cache)
             return
-        gain = self._gain(problem, state, cache)
+        assert state.saved is not None
+        if state.given:
+            state.given = 0
+            if not self._is_useful(problem, state, cache):
+                self._begin_anew(problem, state, cache)
+                return
+            gain = math.inf
+        else:
+            U, V, _, rank = state.saved
+            gain = math.inf
+            if rank:
+                gain = _gain(problem, cache, self.point(problem, state), U[:, :rank], V[:, :rank])
         if gain > _BETTER:
             state.saved = None
-        if exact or state.rank >= problem.rank_limit or gain < -_WORSE or state.tries >= _TRIES:
+        full = state.rank >= problem.rank_limit
+        if exact or full or gain < -_WORSE or state.tries >= _TRIES:
             if state.saved is not None:
                 state.U, state.V, state.delta, state.rank = state.saved
                 self._refresh(problem, state, cache)
+            elif full and not exact:
+                leading, chance = self._spectrum(problem, state, cache)
+                state.limited = state.rank < min(problem.shape) and leading > _VISIBLE * chance
             self._settle(problem, state, cache)
 
-    def _gain(self, problem: LowRankPlusSparse, state: HuberState, cache: _Cache) -> float:
-        """Return by how many standard errors held-out entries are predicted better than before.
+    def _directions(
+        self, problem: LowRankPlusSparse, x: LowRankMatrix
+    ) -> tuple[NDArray[Any], NDArray[Any]]:
+        """Return the factors of a start that is not far too large, without empty directions."""
+        largest = math.sqrt(problem.value_square) * (1e100 if problem.rank_known else _LARGE)
+        if not _mean_size(x) <= largest:
+            return _nothing(problem)
+        values = x.singular_values()
+        cut = _NUMERICAL_RANK if problem.rank_known else max(_NUMERICAL_RANK, 10.0 * self.tol)
+        rank = int(np.count_nonzero(values > cut * values.max(initial=0.0)))
+        rank = min(rank, problem.rank_limit)
+        return (x.U, x.V) if rank == x.rank else _truncated(x, rank)
 
-        Compared are errors clipped at the median of the earlier ones, entry by entry.
-        """
-        assert state.saved is not None
-        U, V, _, rank = state.saved
-        if rank == 0:
-            return math.inf
-        before = _held_errors(problem, cache, U[:, :rank], V[:, :rank])
-        after = _held_errors(problem, cache, state.U[:, : state.rank], state.V[:, : state.rank])
-        bound = float(np.median(before)) if before.size else 0.0
-        gains = np.minimum(before, bound) - np.minimum(after, bound)
-        deviation = float(gains.std()) if gains.size else 0.0
-        return float(gains.mean()) * math.sqrt(gains.size) / deviation if deviation else 0.0
+    def _begin_anew(self, problem: LowRankPlusSparse, state: HuberState, cache: _Cache) -> None:
+        """Drop all directions."""
+        _set_factors(state, *_nothing(problem))
+        state.saved, state.tries, state.inner = None, 0, -1
+        self._refresh(problem, state, cache)
+        state.delta = _HUBER * float(np.median(np.abs(sample(cache.residual)))) or cache.size
+
+    def _is_answer(self, problem: LowRankPlusSparse, state: HuberState, cache: _Cache) -> bool:
+        """Whether a start is stationary and its residual shows no direction."""
+        if not state.rank:
+            return False
+        self._measure(problem, state, cache)
+        x, residual = self.point(problem, state), state.residual
+        state.residual = math.inf
+        if residual > self.tol:
+            return False
+        median = float(np.median(np.abs(sample(cache.residual))))
+        if median > _EXACT[problem.dtype.itemsize] * cache.size:
+            leading, chance = self._spectrum(problem, state, cache)
+            seen = problem.observations.total_weight / math.prod(problem.shape)
+            if leading > _VISIBLE * chance or seen * x.singular_values().min() < chance:
+                return False
+        state.residual = residual
+        return True
+
+    def _is_useful(self, problem: LowRankPlusSparse, state: HuberState, cache: _Cache) -> bool:
+        """Whether every single direction helps to predict held-out entries."""
+        x = self.point(problem, state)
+        if _mean_size(x) > _LARGE * math.sqrt(problem.value_square):
+            return False
+        U, V = _truncated(x, x.rank)
+        return all(
+            _gain(problem, cache, x, np.delete(U, j, axis=1), np.delete(V, j, axis=1)) > _BETTER
+            for j in range(x.rank)
+        )
+
+    def _spectrum(
+        self, problem: LowRankPlusSparse, state: HuberState, cache: _Cache
+    ) -> tuple[float, float]:
+        """Leading singular value of the clipped residual, and that with random signs."""
+        assert state.rng is not None
+        delta = problem.robust_scale(np.abs(sample(cache.residual)))
+        weighting = robust.Weighting(max(delta, float(np.finfo(problem.dtype).tiny)))
+        signs = state.rng.choice(np.array([-1, 1], np.int8), cache.residual.size)
+        leading = self._subspace(problem, state, cache.residual, weighting, 1)[1]
+        chance = self._subspace(problem, state, cache.residual * signs, weighting, 1)[1]
+        return leading, chance
+
+    def _subspace(
+        self, problem: LowRankPlusSparse, state: HuberState, residual: NDArray[Any],
+        weighting: robust.Weighting, block: int,
+    ) -> tuple[NDArray[Any], float]:  # fmt: skip
+        """Right singular directions of the clipped residual; the largest singular value."""
+        assert state.rng is not None
+        obs = problem.observations
+        Q = state.rng.standard_normal((problem.shape[1], block)).astype(problem.dtype)
+        value = 0.0
+        for _ in range(_SUBSPACE_ITERATIONS):
+            for o, perm in ((obs, None), (obs.T, obs.perm)):
+                product = robust.clipped_product(
+                    o.indptr, o.indices, residual, kernels.pad_factor(Q), weighting,
+                    weights=o.weights, perm=perm, n_threads=None,
+                )  # fmt: skip
+                found = np.linalg.qr(product[:, :block].astype(np.float64))
+                Q, value = found.Q.astype(problem.dtype), abs(float(found.R[0, 0]))
+        state.count(matvecs=2 * _SUBSPACE_ITERATIONS * block)
+        return Q, value
 
     def _grow(self, problem: LowRankPlusSparse, state: HuberState, cache: _Cache) -> None:
         """Append the leading singular directions of the clipped residual to `V`."""
@@ -389,18 +569,9 @@ class HuberALS(Solver):
             if state.saved is None:
                 state.saved, state.tries = (state.U, state.V, state.delta, state.rank), 0
             state.tries += 1
-        obs, k, dtype = problem.observations, state.rank, problem.dtype
+        k, dtype = state.rank, problem.dtype
         block = min(self._block(problem), problem.rank_limit - k)
-        weighting = self._weighting(state)
-        Q = state.rng.standard_normal((problem.shape[1], block)).astype(dtype)
-        for _ in range(_SUBSPACE_ITERATIONS):
-            for o, perm in ((obs, None), (obs.T, obs.perm)):
-                product = robust.clipped_product(
-                    o.indptr, o.indices, cache.residual, kernels.pad_factor(Q), weighting,
-                    weights=o.weights, perm=perm, n_threads=None,
-                )  # fmt: skip
-                Q = np.linalg.qr(product[:, :block].astype(np.float64)).Q.astype(dtype)
-        state.count(matvecs=2 * _SUBSPACE_ITERATIONS * block)
+        Q, _ = self._subspace(problem, state, cache.residual, self._weighting(state), block)
         Q *= dtype.type(math.sqrt(problem.shape[1]))
         U = np.hstack([state.U[:, :k], np.zeros((problem.shape[0], block), dtype)])
         _set_factors(state, U, np.hstack([state.V[:, :k], Q]))
@@ -421,17 +592,27 @@ class HuberALS(Solver):
         """Factors of a sub-gradient run with a small start, cut at the gap."""
         from lowrank_opt.recovery.subgradient import SubgradientMethod
 
+        began = time.perf_counter()
         method = SubgradientMethod(max_iter=_SMALL_ITERATIONS)
         method.check(problem)
-        run = method.init(problem)
+        run: Any = method.init(problem)
         while method.terminate(problem, run) is None and run.nit < _SMALL_ITERATIONS:
+            if self.max_time is not None and time.perf_counter() - began >= self.max_time:
+                break
             run = method.step(problem, run, 25)
         state.count(subgradient_iterations=run.nit)
-        x = method.point(problem, run)
+        x = LowRankMatrix(run.U, run.V)
+        if not np.isfinite(x.U).all() or not np.isfinite(x.V).all():
+            return _nothing(problem)
         rank = problem.rank_limit
         if not problem.rank_known:
-            rank = int(method.inner_results(run)["rank_at_gap"])
-        return _truncated(x, max(rank, 1))
+            values = x.singular_values()
+            ratios = values[:-1] / np.maximum(values[1:], np.finfo(np.float64).tiny)
+            clear = np.flatnonzero(ratios >= _GAP)
+            rank = int(clear[np.argmax(ratios[clear])]) + 1 if clear.size else 0
+            if rank > max(1.0, _SMALL_PART * problem.rank_limit):
+                rank = 0
+        return _truncated(x, rank)
 
     # -- the final sweeps ------------------------------------------------------------------------
 
@@ -441,9 +622,8 @@ class HuberALS(Solver):
         """Begin the sweeps at the final rank, with all entries."""
         state.phase, state.saved, state.inner, state.rescues = REFINING, None, 0, 0
         state.power = 2 if self.weights == "welsch" else 1
-        state.message = "" if problem.rank_known else f"Rank found: {state.rank}"
         if cache is not None:
-            sizes = np.abs(_sample(cache.residual))
+            sizes = np.abs(sample(cache.residual))
             state.delta = max(state.delta, problem.robust_scale(sizes))
             state.median = math.inf
 
@@ -451,7 +631,7 @@ class HuberALS(Solver):
         self, problem: LowRankPlusSparse, state: HuberState, cache: _Cache, moved: float
     ) -> None:
         """After a sweep at the final rank: the next threshold, and whether to stop."""
-        sizes = np.abs(_sample(cache.residual))
+        sizes = np.abs(sample(cache.residual))
         goal, scale = problem.robust_scale(sizes), _HUBER * float(np.median(sizes))
         falling = goal < self.decay * state.delta
         decay = self.decay
@@ -480,34 +660,24 @@ class HuberALS(Solver):
             state.lowest, state.idle = state.residual, 0
         else:
             state.idle += 1
-            if state.idle >= _PATIENCE:
-                self._explain(problem, state)
         if state.residual <= state.best_residual:
             state.best, state.best_residual = self.point(problem, state), state.residual
 
-    def _explain(self, problem: LowRankPlusSparse, state: HuberState) -> None:
-        """Say what limits the accuracy of a run that has stalled."""
-        reason = f"the step has not become smaller in {_PATIENCE} sweeps"
-        if state.lowest < 1e3 * np.finfo(problem.dtype).eps:
-            reason += f": {problem.dtype} does not allow a smaller tol"
-        found = "" if problem.rank_known else f"Rank found: {state.rank}; "
-        state.message = found + reason
-
     def _measure(self, problem: LowRankPlusSparse, state: HuberState, cache: _Cache) -> None:
         """Set the residual of this very iterate: what a half sweep of either side would move."""
-        weighting = robust.Weighting(problem.robust_scale(np.abs(_sample(cache.residual))))
+        weighting = robust.Weighting(problem.robust_scale(np.abs(sample(cache.residual))))
         total = 0.0
         for which in ("rows", "cols"):
             report = self._half(problem, state, cache, which, weighting, apply=False)
             total += report.decrement
         state.count(passes=2)
-        state.residual = math.sqrt(total / report.square) if report.square else math.sqrt(total)
+        state.residual = math.sqrt(total / ((report.mass or 1.0) * problem.value_square))
 
     def _rescue(self, problem: LowRankPlusSparse, state: HuberState, cache: _Cache) -> int:
         """Fit rows and columns anew that most of their entries contradict; return how many."""
         obs = problem.observations
         rounding = max(32.0 * float(np.finfo(problem.dtype).eps), 10.0 * self.tol)
-        bound = _INLIER * float(np.median(np.abs(_sample(cache.residual))))
+        bound = _INLIER * float(np.median(np.abs(sample(cache.residual))))
         bound += min(rounding, 1e-3) * cache.size
         repaired = 0
         for o, perm, F, X in (
@@ -543,7 +713,7 @@ class HuberALS(Solver):
             total += report.decrement
             state.count(damped_rows=report.damped, failed_rows=report.failed)
         state.count(sweeps=1, passes=2)
-        return math.sqrt(total / report.square) if report.square else math.sqrt(total)
+        return math.sqrt(total / ((report.mass or 1.0) * problem.value_square))
 
     def _half(
         self, problem: LowRankPlusSparse, state: HuberState, cache: _Cache, which: str,
@@ -568,7 +738,7 @@ class HuberALS(Solver):
                 bound = int(self.holdout * 2.0**64)
                 held = robust.held_out(obs.nnz, state.salt, bound, _HELD_SAMPLE)
             rows = np.searchsorted(obs.indptr, held, side="right") - 1
-            values = np.abs(_sample(obs.values)).astype(np.float64)
+            values = np.abs(sample(obs.values)).astype(np.float64)
             size = float(np.median(values)) or float(values.mean()) or 1.0
             residual = np.empty(obs.nnz, problem.dtype)
             state.cache = _Cache(residual, held, rows, size, [state.U, state.V])
@@ -580,11 +750,6 @@ class HuberALS(Solver):
         robust.refresh(
             obs.indptr, obs.indices, obs.values, cache.residual, state.V, state.U, n_threads=None
         )
-
-
-def _sample(residual: NDArray[Any], limit: int = _SAMPLE) -> NDArray[Any]:
-    step = 1 if residual.size <= limit else -(-residual.size // (limit // 2))
-    return residual[::step]
 
 
 def _held_errors(
@@ -599,6 +764,37 @@ def _held_errors(
         product = np.einsum("ij,ij->i", U[rows[part]], V[cols[part]])
         out[part] = np.abs(values[part] - product)
     return out
+
+
+def _gain(
+    problem: LowRankPlusSparse, cache: _Cache, x: LowRankMatrix, U: NDArray[Any], V: NDArray[Any]
+) -> float:
+    """By how many standard errors `x` predicts held-out entries better than U Vᵀ.
+
+    Compared are errors clipped at the median of those of U Vᵀ, entry by entry.
+    """
+    before, after = _held_errors(problem, cache, U, V), _held_errors(problem, cache, x.U, x.V)
+    bound = float(np.median(before)) if before.size else 0.0
+    gains = np.minimum(before, bound) - np.minimum(after, bound)
+    deviation = float(gains.std()) if gains.size else 0.0
+    return float(gains.mean()) * math.sqrt(gains.size) / deviation if deviation else 0.0
+
+
+def _mean_size(x: LowRankMatrix) -> float:
+    """Root mean square of all entries."""
+    sizes = [float(np.abs(F).max(initial=0.0)) or 1.0 for F in (x.U, x.V)]
+    grams = [
+        np.einsum("ij,ik->jk", F / size, F / size, dtype=np.float64)
+        for F, size in zip((x.U, x.V), sizes, strict=True)
+    ]
+    mean = max(float(np.vdot(grams[0], grams[1])), 0.0) / math.prod(x.shape)
+    return sizes[0] * sizes[1] * math.sqrt(mean)
+
+
+def _nothing(problem: LowRankPlusSparse) -> tuple[NDArray[Any], NDArray[Any]]:
+    """Factors without columns."""
+    m, n = problem.shape
+    return np.zeros((m, 0), problem.dtype), np.zeros((n, 0), problem.dtype)
 
 
 def _set_factors(state: HuberState, U: NDArray[Any], V: NDArray[Any]) -> None:
@@ -622,13 +818,6 @@ def _orthogonalize(F: NDArray[Any], X: NDArray[Any], k: int) -> None:
         for a in range(0, len(matrix), _BLOCK):
             block = matrix[a : a + _BLOCK, :k]
             block[:] = block.astype(np.float64) @ change
-
-
-def _without_empty_directions(x: LowRankMatrix) -> tuple[NDArray[Any], NDArray[Any]]:
-    """Return the factors of a start, without directions that it does not have."""
-    values = x.singular_values()
-    rank = int(np.count_nonzero(values > _NUMERICAL_RANK * values.max(initial=0.0)))
-    return (x.U, x.V) if rank == x.rank else _truncated(x, rank)
 
 
 def _truncated(x: LowRankMatrix, rank: int) -> tuple[NDArray[Any], NDArray[Any]]:

@@ -44,7 +44,7 @@ _PREFETCH = 8
 # added to the diagonal, by size of the number type.
 _DAMPING = {4: 1e-4, 8: 1e-9}
 # What `sums` holds for every row.
-DECREMENT, SQUARE, DAMPED, FAILED = 0, 1, 2, 3
+DECREMENT, MASS, DAMPED, FAILED = 0, 1, 2, 3
 
 
 class Weighting(NamedTuple):
@@ -77,14 +77,14 @@ class HalfReport(NamedTuple):
     ----------
     decrement : float
         Sum of ``w·(change of the prediction)²``: what the reweighted objective lost.
-    square : float
-        Sum of ``w·value²``.
+    mass : float
+        Sum of ``w``.
     damped, failed : int
         Rows whose system was singular and was damped; rows left alone since that failed as well.
     """
 
     decrement: float
-    square: float
+    mass: float
     damped: int
     failed: int
 
@@ -185,7 +185,7 @@ def half_robust(
 
     Layout: ``residual (N, 1)`` in the order of the rows, read at ``e``, or at ``perm[e]`` when
     ``perm`` is not of size 0; ``weights (N,)`` or size 0; ``sums (rows, 4)`` float64 gets of every
-    row ``Σ w (F_e·d)²``, ``Σ w value²``, whether its system was damped, and whether it was left
+    row ``Σ w (F_e·d)²``, ``Σ w``, whether its system was damped, and whether it was left
     alone because that failed, too. A row with fewer entries than unknowns, or with a pivot below
     its rounding, is damped by ``damping`` times its largest diagonal entry. Rows without entries
     become zero.
@@ -246,13 +246,12 @@ def half_robust(
                 for c in range(rank):
                     x[c] += d[c]
                 copy_row(x, 0, X, i * width, vectors)
-        square = 0.0
+        mass = 0.0
         for e in range(start, stop, 8):
             if apply:
                 dots8(F, indices, e, stop - 1, x, vectors, w8)
             for s in range(min(8, stop - e)):
                 p = np.int64(perm[e + s]) if permuted else e + s
-                value = values[e + s]
                 if not _is_held(p, salt, bound):
                     size = abs(residual[p, 0])
                     w = np.float64(1.0)
@@ -262,10 +261,10 @@ def half_robust(
                             w *= w
                     if weighted:
                         w *= np.float64(weights[e + s])
-                    square += w * np.float64(value) * np.float64(value)
+                    mass += w
                 if apply:
-                    residual[p, 0] = value - w8[s]
-        sums[i, SQUARE] = square
+                    residual[p, 0] = values[e + s] - w8[s]
+        sums[i, MASS] = mass
 
 
 @njit(cache=True, error_model="numpy", nogil=True)
@@ -435,7 +434,7 @@ def sweep_rows(
     _run(half_robust, indptr, arguments, F, n_threads, work)
     total = sums.sum(axis=0)
     return HalfReport(
-        float(total[DECREMENT]), float(total[SQUARE]), int(total[DAMPED]), int(total[FAILED])
+        float(total[DECREMENT]), float(total[MASS]), int(total[DAMPED]), int(total[FAILED])
     )
 
 

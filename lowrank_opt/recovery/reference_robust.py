@@ -50,7 +50,7 @@ def sweep_rows(
     """Return the new factor, the new residual and the report, in float64."""
     F, X, out = F[:, :rank].astype(float), X[:, :rank].astype(float), residual.astype(float)
     held = held_mask(len(values), weighting)
-    decrement = square = 0.0
+    decrement = mass = 0.0
     damped = 0
     for i in range(len(indptr) - 1):
         entries = slice(indptr[i], indptr[i + 1])
@@ -70,9 +70,9 @@ def sweep_rows(
             d = np.linalg.solve(G, A.T @ (w * e))
         X[i] += d
         decrement += float(w @ (A @ d) ** 2)
-        square += float(w @ b**2)
+        mass += float(w.sum())
         out[places] = b - A @ X[i]
-    return X, out, HalfReport(decrement, square, damped, 0)
+    return X, out, HalfReport(decrement, mass, damped, 0)
 
 
 def clipped_product(

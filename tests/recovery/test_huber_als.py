@@ -7,7 +7,13 @@ import dataclasses
 import numpy as np
 import pytest
 
-from lowrank_opt.core import AccuracyWarning, ParameterError, Status, UnsupportedProblemError
+from lowrank_opt.core import (
+    AccuracyWarning,
+    ParameterError,
+    ProblemError,
+    Status,
+    UnsupportedProblemError,
+)
 from lowrank_opt.datasets import make_low_rank_observations
 from lowrank_opt.recovery import (
     AlternatingMinimization,
@@ -59,7 +65,7 @@ def test_exact_recovery_on_new_seeds(oversampling, part, condition, scale, accur
         600, 700, 6, oversampling=oversampling, condition_number=condition,
         outlier_fraction=part, outlier_scale=scale, random_state=seed,
     )  # fmt: skip
-    result = HuberALS(tol=1e-12, random_state=seed).solve(problem_of(data, rank))
+    result = HuberALS(tol=2e-13, random_state=seed).solve(problem_of(data, rank))
     assert result.success, result.message
     assert result.x.rank == 6
     assert error(data, result.x) < accuracy
@@ -121,8 +127,68 @@ def test_rank_of_a_flat_spectrum(seed):
 @pytest.mark.parametrize("condition", [1.0, 1000.0])
 def test_rank_is_limited_by_max_rank(condition):
     data = draw(2, condition_number=condition, outlier_fraction=0.05)
-    result = HuberALS(tol=1e-6, random_state=0, max_iter=60).solve(problem_of(data, max_rank=2))
-    assert result.x.rank <= 2
+    with pytest.warns(AccuracyWarning, match="max_rank=2; it may be higher"):
+        result = HuberALS(tol=1e-6, random_state=0, max_iter=60).solve(problem_of(data, max_rank=2))
+    assert result.x.rank == 2
+    assert "max_rank=2; it may be higher" in result.message
+    assert "Rank found" not in result.message
+
+
+@pytest.mark.parametrize("noise", [0.0, 0.05])
+def test_a_limit_at_the_true_rank_is_no_reason_for_a_warning(noise):
+    data = draw(2, noise=noise)
+    result = HuberALS(random_state=0).solve(problem_of(data, max_rank=4))
+    assert result.success
+    assert "Rank found: 4" in result.message
+
+
+def test_a_rank_that_is_too_high_is_told():
+    """The observed entries are fitted, the others are anything."""
+    data = make_low_rank_observations(
+        60, 50, 2, oversampling=3, outlier_fraction=0.1, random_state=3
+    )
+    with pytest.warns(AccuracyWarning, match="rank 5 is probably too high") as record:
+        result = HuberALS(random_state=0).solve(problem_of(data, 5))
+    assert error(data, result.x) > 10.0
+    assert len(record) == 1
+    assert record[0].filename == __file__
+    assert "rank 5 is probably too high" in result.message
+
+
+@pytest.mark.parametrize("size", [1e14, 1e300])
+@pytest.mark.parametrize("rank", [2, "auto"])
+def test_no_gross_error_makes_the_residual_small(size, rank):
+    rng = np.random.default_rng(0)
+    L = rng.standard_normal((60, 2)) @ rng.standard_normal((2, 50))
+    M = L + np.where(rng.random(L.shape) < 0.1, size, 0.0) * rng.standard_normal(L.shape)
+    M[rng.random(L.shape) < 0.3] = np.nan
+    problem = LowRankPlusSparse.from_dense(M, rank=rank)
+    result = HuberALS(random_state=0).solve(problem)
+    assert result.success
+    np.testing.assert_allclose(result.x.to_dense(), L, atol=1e-4)
+    # A start that is off by a tenth has a residual of about that size, in every solver.
+    off = (1.1 * result.x.U, result.x.V)
+    state = HuberALS().init(LowRankPlusSparse.from_dense(M, rank=2), off)
+    assert 0.01 < state.residual < 1.0
+    assert 0.3 < state.residual / problem.certificate(off).residual < 3.0
+
+
+def test_data_whose_squares_are_no_numbers_are_refused():
+    data = draw(1, (40, 30), 2, outlier_fraction=0.0)
+    problem = MatrixCompletion(observations(data, 1e200 * data.values), 2, loss="l1")
+    with pytest.raises(ProblemError, match="observed values have a typical size"):
+        HuberALS().solve(problem)
+
+
+def test_medians_do_not_look_at_the_same_columns_of_every_row():
+    """Every third column of a full matrix has rank 1 alone: fitted by the first direction."""
+    rng = np.random.default_rng(0)
+    U, V = rng.standard_normal((200, 2)), rng.standard_normal((300, 2))
+    U[:, 0] *= 3.0
+    V[::3, 1] = 0.0
+    result = HuberALS(random_state=0).solve(LowRankPlusSparse.from_dense(U @ V.T))
+    assert result.x.rank == 2
+    np.testing.assert_allclose(result.x.to_dense(), U @ V.T, atol=1e-4)
 
 
 def test_noise_level():
@@ -362,6 +428,8 @@ def test_start_at_the_answer_takes_no_sweep(hard_data, answer):
         again = HuberALS(tol=1e-9, random_state=3).solve(problem, x0=answer.x)
         assert again.success
         assert again.nit == 0
+        assert ("Rank of the start kept: 4" in again.message) == (rank == "auto")
+        assert "found" not in again.message
         np.testing.assert_allclose(again.x.to_dense(), answer.x.to_dense(), atol=1e-13)
 
 
@@ -369,6 +437,102 @@ def test_start_with_fewer_columns_is_grown(hard_data, answer):
     x0 = (answer.x.U[:, :2], answer.x.V[:, :2])
     result = HuberALS(tol=1e-9, random_state=3).solve(problem_of(hard_data, 4), x0=x0)
     assert result.x.rank == 4
+    assert error(hard_data, result.x) < 1e-8
+
+
+@pytest.fixture(scope="module", params=[0.0, 0.1])
+def small_data(request):
+    rng = np.random.default_rng(0)
+    L = rng.standard_normal((60, 2)) @ rng.standard_normal((2, 50))
+    M = L + request.param * rng.standard_normal(L.shape)
+    M[rng.random(L.shape) < 0.1] += 10.0
+    M[rng.random(L.shape) < 0.3] = np.nan
+    return LowRankPlusSparse.from_dense(M), L, max(request.param, 1e-4)
+
+
+def distance(x, L):
+    return np.linalg.norm(x.to_dense() - L) / np.linalg.norm(L)
+
+
+def starts(problem):
+    """Starts of a wrong rank, stationary or not, and of a wrong size."""
+    for rank in (1, 6):
+        known = LowRankPlusSparse(problem.observations, rank)
+        yield HuberALS(random_state=0, tol=1e-5, max_iter=150).solve(known).x
+    rng = np.random.default_rng(1)
+    for size in (1e-3, 1.0, 1e3, 1e200):
+        yield size * rng.standard_normal((60, 6)), size * rng.standard_normal((50, 6))
+
+
+@pytest.mark.filterwarnings("ignore:.*is probably too high:lowrank_opt.core.AccuracyWarning")
+def test_the_rank_of_a_start_is_checked(small_data):
+    problem, L, accuracy = small_data
+    for x0 in starts(problem):
+        result = HuberALS(random_state=0).solve(problem, x0=x0)
+        assert result.success
+        assert "Rank found: 2" in result.message
+        assert distance(result.x, L) < accuracy
+
+
+def test_a_start_near_the_answer_is_not_grown_anew(small_data):
+    problem, L, accuracy = small_data
+    cold = HuberALS(random_state=0).solve(problem)
+    x0 = (cold.x.U * (1.0 + 1e-3 * np.random.default_rng(0).random(cold.x.U.shape)), cold.x.V)
+    result = HuberALS(random_state=0).solve(problem, x0=x0)
+    assert result.success
+    assert 0 < result.nit < cold.nit
+    assert distance(result.x, L) < accuracy
+
+
+def test_resuming_while_a_start_is_on_trial(small_data):
+    problem, _, _ = small_data
+    rng = np.random.default_rng(1)
+    x0 = tuple(1e-2 * rng.standard_normal((length, 4)) for length in (60, 50))
+    full = HuberALS(random_state=0).solve(problem, x0=x0)
+    for nit in (0, 1, 3, 5, full.nit - 2):
+        part = HuberALS(random_state=0, max_iter=nit).solve(problem, x0=x0)
+        rest = HuberALS(random_state=0).solve(problem, state=part.state)
+        np.testing.assert_array_equal(rest.x.U, full.x.U)
+        assert (rest.nit, rest.counts, rest.message) == (full.nit, full.counts, full.message)
+
+
+def test_limits_return_only_directions_that_have_proved_useful():
+    """Half of the sweeps are spent on directions that are given up in the end."""
+    rng = np.random.default_rng(0)
+    L = rng.standard_normal((60, 2)) @ rng.standard_normal((2, 50))
+    M = L + 0.1 * rng.standard_normal(L.shape)
+    bad = rng.random(L.shape) < 0.1
+    M[bad] += 10.0 * rng.standard_normal(bad.sum())
+    M[rng.random(L.shape) < 0.3] = np.nan
+    problem = LowRankPlusSparse.from_dense(M)
+    for nit in range(3, 28, 3):
+        result = HuberALS(random_state=0, max_iter=nit).solve(problem)
+        assert result.status is Status.ITERATION_LIMIT
+        assert result.x.rank <= 2
+        if result.residual == np.inf:
+            assert f"search for the rank was not finished: {result.x.rank} so far" in result.message
+        if nit >= 12:
+            assert distance(result.x, L) < 0.1
+
+
+def test_small_start_obeys_the_time_limit(hard_data):
+    solver = HuberALS(start="small", max_time=0.0)
+    result = solver.solve(problem_of(hard_data, 4))
+    assert result.status is Status.TIME_LIMIT
+    assert result.counts["subgradient_iterations"] == 0
+
+
+def test_small_start_with_noise_finds_the_rank():
+    data = draw(3, (200, 180), 6, noise=0.05, oversampling=6)
+    result = HuberALS(start="small", random_state=0).solve(problem_of(data))
+    assert result.success
+    assert result.x.rank == 6
+
+
+def test_small_start_without_a_gap_is_grown(hard_data, monkeypatch):
+    monkeypatch.setattr("lowrank_opt.recovery.huber_als._GAP", 1e12)
+    result = HuberALS(start="small", tol=1e-9, random_state=0).solve(problem_of(hard_data))
+    assert result.counts["matvecs"] == 8 * 4
     assert error(hard_data, result.x) < 1e-8
 
 

@@ -104,7 +104,7 @@ def test_sweep_equals_the_reference(dtype, rank, weighted, side, weighting):
     loose = 30.0 if weighting.delta < 1e3 else 1.0
     assert report.damped == expected[2].damped
     assert report.failed == 0
-    np.testing.assert_allclose(report.square, expected[2].square, rtol=10 * TOLERANCE[dtype])
+    np.testing.assert_allclose(report.mass, expected[2].mass, rtol=10 * TOLERANCE[dtype])
     np.testing.assert_allclose(
         report.decrement, expected[2].decrement, rtol=1e-3 if dtype == np.float32 else 1e-7
     )
