@@ -13,6 +13,7 @@ from lowrank_opt.core.params import Interval
 from lowrank_opt.core.protocols import HasMeasurements
 from lowrank_opt.core.solver import Solver
 from lowrank_opt.core.state import State, Status
+from lowrank_opt.recovery import _directions as directions
 from lowrank_opt.recovery import _spectral_start as start
 from lowrank_opt.recovery import kernels_scaled as kernels
 from lowrank_opt.recovery.lowrank import LowRankMatrix
@@ -158,8 +159,8 @@ class ScaledGD(Solver):
         "  journal={Journal of Machine Learning Research},\n  volume={22},\n  year={2021}\n}"
     )
     _parameter_constraints: ClassVar[dict[str, list[Any]]] = {
-        "eta": [Interval(Real, 0, None, closed="neither")],
-        "damping": [Interval(Real, 0, None, closed="left")],
+        "eta": [Interval(Real, 0, math.inf, closed="neither")],
+        "damping": [Interval(Real, 0, math.inf, closed="left")],
     }
 
     def __init__(
@@ -192,6 +193,8 @@ class ScaledGD(Solver):
                 missing.append("outlier_fraction (a bound on the part of wrong entries)")
         elif getattr(problem, "loss", None) != "squared":
             missing.append("loss='squared'")
+        if not getattr(problem, "rank_known", True):
+            missing.append("a given rank (else take HuberALS)")
         return missing
 
     # -- the three parts of the contract ---------------------------------------------------------
@@ -200,18 +203,21 @@ class ScaledGD(Solver):
         """Start at the spectrum of the data, or at `x0`."""
         state = ScaledGDState()
         cache = self._prepare(problem, state)
+        x0 = directions.usable_start(problem, x0)
+        operator, y = problem.measurements, problem.targets
+        weights = getattr(operator, "weights", None)
+        if x0 is not None:
+            y = y - operator.apply(x0.U, x0.V)
+        if self._trims(problem):
+            y = self._without_largest(problem, cache, y, problem.outlier_fraction)
         if x0 is None:
-            operator, y = problem.measurements, problem.targets
-            weights = getattr(operator, "weights", None)
-            if self._trims(problem):
-                y = self._without_largest(problem, cache, y, problem.outlier_fraction)
             state.U, V, values = start.spectral_factors(
                 operator, y if weights is None else weights * y, problem.rank_limit,
                 problem.symmetric, cache.mass,
             )  # fmt: skip
         else:
-            x0 = problem.start(x0)
-            state.U, V = x0.U.copy(), x0.V.copy()
+            z = y if weights is None else weights * y
+            state.U, V = directions.padded(problem, x0, z, cache.mass)
             values = x0.singular_values().astype(np.float64)
         state.V = None if problem.symmetric else V
         state.damping = self.damping * float(values.max(initial=0.0))
@@ -223,7 +229,7 @@ class ScaledGD(Solver):
         assert isinstance(state, ScaledGDState)
         cache, done = self._prepare(problem, state), 0
         with np.errstate(over="ignore", invalid="ignore"):
-            for _ in range(n):
+            for _ in range(self._until_check(state, n)):
                 self._iterate(problem, state, cache)
                 state.nit += 1
                 done += 1
@@ -254,6 +260,13 @@ class ScaledGD(Solver):
         assert isinstance(state, ScaledGDState)
         U = state.U.copy()
         return LowRankMatrix(U, U if state.V is None else state.V.copy())
+
+    def answer(self, problem: Any, state: State, status: Status) -> tuple[LowRankMatrix, float]:
+        """The last point if converged; else the best one of the checks."""
+        x, residual = super().answer(problem, state, status)
+        if status is not Status.DIVERGED and state.residual < residual:
+            return self.point(problem, state), state.residual
+        return x, residual
 
     # -- pieces ----------------------------------------------------------------------------------
 
@@ -317,10 +330,16 @@ class ScaledGD(Solver):
         for F, (move, _) in zip((U, V), moves, strict=False):
             F -= F.dtype.type(step) * move
 
+    def _until_check(self, state: State, n: int) -> int:
+        """Iterations to the next multiple of `check_every`: a resumed run has the same checks."""
+        every = self.check_every
+        return n if isinstance(every, str) else min(n, every - state.nit % every)
+
     def _measure(self, problem: Any, state: ScaledGDState) -> None:
         """Residual, and the best point of all checks."""
         V = state.U if state.V is None else state.V
         finite = math.isfinite(float(np.sum(state.U)) + float(np.sum(V)))
         state.residual = start.relative_step(problem, state.U, V) if finite else math.nan
-        if state.residual < state.best_residual or state.best is None:
+        due = self.check_every == "auto" or state.nit % self.check_every == 0
+        if state.best is None or (due and state.residual < state.best_residual):
             state.best, state.best_residual = self.point(problem, state), state.residual

@@ -14,6 +14,7 @@ from lowrank_opt.core.params import Interval, StrOptions
 from lowrank_opt.core.protocols import HasMeasurements
 from lowrank_opt.core.solver import Solver
 from lowrank_opt.core.state import State, Status
+from lowrank_opt.recovery import _directions as directions
 from lowrank_opt.recovery import _spectral_start as start
 from lowrank_opt.recovery.lowrank import LowRankMatrix
 
@@ -25,6 +26,8 @@ _ETA0 = {"geometric": 0.3, "polyak": 1.0}
 _SMALL_STEP = 1e-8
 # "polyak" stalls after this many iterations in which the loss has not fallen by a thousandth.
 _PATIENCE, _PROGRESS = 500, 1e-3
+# Steps this much smaller than the first one have settled: the loss judges the last point.
+_DECAYED = 1e-3
 # A warm start begins with a step of this many times its residual.
 _WARM = 3.0
 
@@ -164,11 +167,11 @@ class ScaledSubgradientMethod(Solver):
     )
     _parameter_constraints: ClassVar[dict[str, list[Any]]] = {
         "schedule": [StrOptions({"geometric", "polyak"})],
-        "eta0": [None, Interval(Real, 0, None, closed="neither")],
+        "eta0": [None, Interval(Real, 0, math.inf, closed="neither")],
         "rho": [Interval(Real, 0, 1, closed="neither")],
-        "damping": [Interval(Real, 0, None, closed="left")],
+        "damping": [Interval(Real, 0, math.inf, closed="left")],
         "trim": [Interval(Real, 0, 1, closed="left")],
-        "f_min": [None, Interval(Real, 0, None, closed="left")],
+        "f_min": [None, Interval(Real, 0, math.inf, closed="left")],
     }
 
     def __init__(
@@ -200,8 +203,11 @@ class ScaledSubgradientMethod(Solver):
 
     @classmethod
     def accepts(cls, problem: Any) -> list[str]:
-        """The l1 loss."""
-        return [] if getattr(problem, "loss", None) == "l1" else ["loss='l1'"]
+        """The l1 loss, and a rank that is given."""
+        missing = [] if getattr(problem, "loss", None) == "l1" else ["loss='l1'"]
+        if not directions.rank_known(problem):
+            missing.append("a given rank (else take HuberALS or SubgradientMethod)")
+        return missing
 
     def check(self, problem: Any) -> None:
         """Also ask for `f_min` where the schedule needs it."""
@@ -217,22 +223,24 @@ class ScaledSubgradientMethod(Solver):
     def init(self, problem: Any, x0: Any = None) -> ScaledSubgradientState:
         """Start at the spectrum of the smaller measurements, or at `x0`."""
         state = ScaledSubgradientState()
+        x0 = directions.usable_start(problem, x0)
+        y = problem.targets
+        if x0 is not None:
+            y = y - problem.measurements.apply(x0.U, x0.V)
+        sizes = np.abs(y)
+        kept = np.where(sizes <= np.quantile(sizes, 1.0 - self.trim), y, 0)
         if x0 is None:
-            y = problem.targets
-            sizes = np.abs(y)
-            kept = np.where(sizes <= np.quantile(sizes, 1.0 - self.trim), y, 0)
             state.U, V, values = start.spectral_factors(
                 problem.measurements, kept, problem.rank_limit, problem.symmetric
             )
         else:
-            x0 = problem.start(x0)
-            state.U, V = x0.U.copy(), x0.V.copy()
+            state.U, V = directions.padded(problem, x0, kept)
             values = x0.singular_values().astype(np.float64)
         state.V = None if problem.symmetric else V
         state.unit = float(np.linalg.norm(values))
         state.damping = self.damping * float(values.max(initial=0.0))
         self._measure(problem, state)
-        if x0 is not None and self.schedule == "geometric":
+        if x0 is not None and self.schedule == "geometric" and x0.rank >= problem.rank_limit:
             state.unit *= min(1.0, _WARM * state.residual)
         return state
 
@@ -241,7 +249,7 @@ class ScaledSubgradientMethod(Solver):
         assert isinstance(state, ScaledSubgradientState)
         done = 0
         with np.errstate(over="ignore", invalid="ignore"):
-            for _ in range(n):
+            for _ in range(self._until_check(state, n)):
                 self._iterate(problem, state)
                 state.nit += 1
                 done += 1
@@ -272,6 +280,19 @@ class ScaledSubgradientMethod(Solver):
         U = state.U.copy()
         return LowRankMatrix(U, U if state.V is None else state.V.copy())
 
+    def answer(self, problem: Any, state: State, status: Status) -> tuple[LowRankMatrix, float]:
+        """The last point if converged, or if steps have decayed and its loss is not worse."""
+        assert isinstance(state, ScaledSubgradientState)
+        x, residual = super().answer(problem, state, status)
+        if status not in (Status.CONVERGED, Status.DIVERGED):
+            last = self.point(problem, state)
+            better = state.residual < residual
+            if state.decay < _DECAYED and not better:
+                better = problem.objective(last) <= problem.objective(x)
+            if better:
+                return last, state.residual
+        return x, residual
+
     # -- pieces ----------------------------------------------------------------------------------
 
     def _iterate(self, problem: Any, state: ScaledSubgradientState) -> None:
@@ -297,6 +318,11 @@ class ScaledSubgradientMethod(Solver):
         for F, (move, _) in zip((U, V), moves, strict=False):
             F -= F.dtype.type(step) * move
 
+    def _until_check(self, state: State, n: int) -> int:
+        """Iterations to the next multiple of `check_every`: a resumed run has the same checks."""
+        every = self.check_every
+        return n if isinstance(every, str) else min(n, every - state.nit % every)
+
     def _stalled(self, problem: Any, state: ScaledSubgradientState) -> bool:
         if self.schedule == "polyak":
             return state.idle >= _PATIENCE
@@ -308,5 +334,6 @@ class ScaledSubgradientMethod(Solver):
         V = state.U if state.V is None else state.V
         finite = math.isfinite(float(np.sum(state.U)) + float(np.sum(V)))
         state.residual = start.relative_step(problem, state.U, V) if finite else math.nan
-        if state.residual < state.best_residual or state.best is None:
+        due = self.check_every == "auto" or state.nit % self.check_every == 0
+        if state.best is None or (due and state.residual < state.best_residual):
             state.best, state.best_residual = self.point(problem, state), state.residual

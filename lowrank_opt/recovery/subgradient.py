@@ -15,6 +15,7 @@ from lowrank_opt.core.params import Interval, StrOptions, make_rng
 from lowrank_opt.core.protocols import HasMeasurements
 from lowrank_opt.core.solver import Solver
 from lowrank_opt.core.state import State, Status
+from lowrank_opt.recovery import _directions as directions
 from lowrank_opt.recovery import _spectral_start as start
 from lowrank_opt.recovery.lowrank import LowRankMatrix
 
@@ -34,8 +35,16 @@ _LOSS_PROGRESS, _SIZE_PROGRESS = 2e-3, 5e-2
 _SMALL_STEP = 1e-8
 # Part of a singular value of the data's signs, squared, that must be more than chance to count.
 _VISIBLE = 0.3
+# Steps this much smaller than the first one have settled: the loss judges the last point.
+_DECAYED = 1e-3
 # A warm start begins with a step of this many times its residual.
 _WARM = 3.0
+# Directions below this part of the largest one, times the decay, may still have to grow; so may
+# those that have grown by the second number since the last look.
+_SMALL_DIRECTION, _GROWN = 0.01, 1.1
+# Directions beyond the factors' must have this many times the largest singular value of chance in
+# the sub-gradient to delay the decay, and do it for this many times what their growth should take.
+_CHANCE, _ALLOWANCE = 1.3, 2.0
 # Iterations between two looks at the held-out measurements.
 _HELD_EVERY = 10
 # A schedule without decay stalls after this many times `patience` iterations without progress.
@@ -73,13 +82,22 @@ class SubgradientState(State):
     idle : int
         Iterations since then.
     hold : int
-        Iterations before which the decay of "two-phase" does not begin.
+        Iteration of the next look of "two-phase" for directions that are missing; the decay does
+        not begin before it.
+    patient_until : int
+        Iteration up to which a missing direction delays the decay.
+    n_grown : int
+        Directions that had grown when that was last put off.
+    sizes : ndarray
+        Singular values of the product of the factors at the last look.
     held : ndarray of int
         Measurements that are kept out.
     held_value : float
         Smallest mean loss on them so far; `best` is the point.
     alpha : float
         Relative size of the start.
+    cut : bool
+        Whether the factors have been truncated at the gap, or need not be.
     """
 
     U: Any = None
@@ -92,9 +110,13 @@ class SubgradientState(State):
     size_mark: float = 0.0
     idle: int = 0
     hold: int = 0
+    patient_until: int = 0
+    n_grown: int = -1
+    sizes: Any = None
     held: Any = None
     held_value: float = math.inf
     alpha: float = 0.0
+    cut: bool = False
 
 
 class SubgradientMethod(Solver):
@@ -123,7 +145,8 @@ class SubgradientMethod(Solver):
         "geometric": ``eta0 rho^t c / |Q_t|_F``, the constant c being such that the leading
         direction grows by the factor ``1 + eta0`` (``1 + 2 eta0`` in a symmetric problem) in the
         first iteration. "two-phase": the same without the decay, until for `patience` iterations
-        the loss has not fallen by 0.2 % nor the factors grown by 5 %; then with it. "loss":
+        the loss has not fallen by 0.2 % nor the factors grown by 5 %; then with it, but for
+        iterations in which a direction is missing (see Notes). "loss":
         proportional to the loss, ``eta0 / s_1`` times the gradient step it stands for; for exact
         measurements without outliers only. "polyak": ``eta0 (f - f_min) / |gradient|²``.
     eta0 : float or None, default=None
@@ -174,9 +197,17 @@ class SubgradientMethod(Solver):
     iteration, g = 2 for symmetric problems and else 1, so that a geometric schedule leaves it at
     0 unless ``g eta0 s / (s_1 (1 - rho)) >= log(1 / alpha)``.
 
+    *Missing directions.* After every `patience` iterations of its decay, and before the first,
+    "two-phase" looks at the part of :math:`Q_t` off the directions that have grown. While that has
+    a singular value 1.3 times what signs at random would give, the step keeps its length, for at
+    most twice as long as the growth of such a direction takes. What is smaller than the noise of
+    the measurements does not show.
+
     *Stops* also (``STALLED``) when the step has fallen to 1e-8 of the first one (or to a hundredth
     of a smaller `tol`): with noise in every measurement the residual stays at the level of the
     noise. After a divergence, and at limits, the best point of all checks is returned.
+    Where the rank is not known (``rank="auto"``, or `MatrixSensing` without `rank`), the factors
+    are truncated at the gap of their singular values in the end, and refined by further steps.
     ``Result.inner`` has the rank at the gap of the singular values, and the balance
     ``|U^T U - V^T V|_F / |U V^T|_F`` of the factors.
 
@@ -220,11 +251,11 @@ class SubgradientMethod(Solver):
     )
     _parameter_constraints: ClassVar[dict[str, list[Any]]] = {
         "schedule": [StrOptions({"two-phase", "geometric", "loss", "polyak"})],
-        "eta0": [None, Interval(Real, 0, None, closed="neither")],
+        "eta0": [None, Interval(Real, 0, math.inf, closed="neither")],
         "rho": [None, Interval(Real, 0, 1, closed="neither")],
-        "alpha": [None, Interval(Real, 0, None, closed="neither")],
+        "alpha": [None, Interval(Real, 0, math.inf, closed="neither")],
         "patience": [Interval(Integral, 1, None)],
-        "f_min": [None, Interval(Real, 0, None, closed="left")],
+        "f_min": [None, Interval(Real, 0, math.inf, closed="left")],
         "holdout": [None, Interval(Real, 0, 0.5, closed="right")],
     }
 
@@ -279,6 +310,7 @@ class SubgradientMethod(Solver):
         """Start small along the spectrum of the signs, or at `x0`."""
         state = SubgradientState(rng=make_rng(self.random_state))
         state.alpha = self._alpha(problem)
+        state.cut = directions.rank_known(problem)
         state.held = self._held(problem, state.rng)
         cache = self._prepare(problem, state)
         shape, k = problem.shape, problem.rank_limit
@@ -295,20 +327,26 @@ class SubgradientMethod(Solver):
             at_zero = [np.zeros((side, 1), problem.dtype) for side in shape]
             norm = self._linearize(problem, cache, *at_zero).norm
             state.unit = norm / top if top else 0.0
+        x0 = directions.usable_start(problem, x0)
+        largest = max(float(np.abs(F).max(initial=0.0)) for F in factors)
+        if cache.targets.any() and not largest**2 > float(np.finfo(problem.dtype).tiny):
+            raise ParameterError(
+                f"{type(self).__name__}: alpha={state.alpha!r} makes the start vanish in "
+                f"{np.dtype(problem.dtype)}; take a larger alpha, or scale the data"
+            )
         if x0 is None:
             state.U, state.V = factors
         else:
-            x0 = problem.start(x0)
             state.U, state.V = (
                 np.hstack([given, small[:, given.shape[1] :]])
                 for given, small in zip((x0.U, x0.V), factors, strict=True)
             )
         if problem.symmetric:
             state.V = None
-        if self.schedule in _RHO and (x0 is None or x0.rank < k):
-            self._plan(problem, state, cache, sp.values)
+        if self.schedule == "geometric" and (x0 is None or x0.rank < k):
+            self._check_budget(problem, state, cache, sp.values)
         self._measure(problem, state)
-        if x0 is not None and self.schedule in _RHO:
+        if x0 is not None and x0.rank >= k and self.schedule in _RHO:
             state.unit *= min(1.0, _WARM * state.residual)
         self._keep_held(problem, state, cache)
         return state
@@ -320,7 +358,7 @@ class SubgradientMethod(Solver):
         eta0 = _ETA0[self.schedule] if self.eta0 is None else self.eta0
         done = 0
         with np.errstate(over="ignore", invalid="ignore"):
-            for _ in range(n):
+            for _ in range(self._until_check(state, n)):
                 self._iterate(problem, state, cache, eta0)
                 state.nit += 1
                 done += 1
@@ -330,6 +368,9 @@ class SubgradientMethod(Solver):
                     break
             state.count(passes=done)
             self._measure(problem, state)
+            settled = state.residual <= self.tol or self._stalled(problem, state)
+            if settled and not state.cut:
+                self._cut(problem, state)
         return state
 
     def terminate(self, problem: Any, state: State) -> Status | None:
@@ -348,7 +389,7 @@ class SubgradientMethod(Solver):
             ) + ": noise, the start alpha of an over-specified rank, or local minima limit it. "
         if status in (Status.CONVERGED, Status.STALLED):
             rank = self.inner_results(state)["rank_at_gap"]
-            state.message += f"Rank {rank:.0f} at the gap of {problem.rank_limit} singular values"
+            state.message += f"Rank {rank:.0f} at the gap of {state.U.shape[1]} singular values"
         return status
 
     def point(self, problem: Any, state: State) -> LowRankMatrix:
@@ -358,11 +399,33 @@ class SubgradientMethod(Solver):
         return LowRankMatrix(U, U if state.V is None else state.V.copy())
 
     def answer(self, problem: Any, state: State, status: Status) -> tuple[LowRankMatrix, float]:
-        """The last point if converged; else the best one, by the held-out loss if there is one."""
-        x, residual = super().answer(problem, state, status)
+        """The last point if converged, or if steps have decayed and its loss is not worse.
+
+        Else the best one, by the held-out loss if there is one.
+        """
         assert isinstance(state, SubgradientState)
-        if state.held.size and status is not Status.CONVERGED:
+        x, residual = self._choose(problem, state, status)
+        if not state.cut and state.nit and status is not Status.DIVERGED:
+            U, V = start.truncate_at_gap(x.U, x.V, state.alpha)
+            x = LowRankMatrix(U, U if state.V is None else V)
             residual = start.relative_step(problem, x.U, x.V)
+        return x, residual
+
+    def _choose(
+        self, problem: Any, state: SubgradientState, status: Status
+    ) -> tuple[LowRankMatrix, float]:
+        x, residual = super().answer(problem, state, status)
+        if status is Status.CONVERGED:
+            return x, residual
+        if state.held.size:
+            return x, start.relative_step(problem, x.U, x.V)
+        if status is not Status.DIVERGED:
+            last = self.point(problem, state)
+            better = state.residual < residual
+            if state.decay < _DECAYED and not better:
+                better = problem.objective(last) <= problem.objective(x)
+            if better:
+                return last, state.residual
         return x, residual
 
     def inner_results(self, state: State) -> dict[str, float]:
@@ -417,6 +480,8 @@ class SubgradientMethod(Solver):
         slope = self._linearize(problem, cache, U, V)
         state.value = slope.value
         self._note_progress(state, (float(np.vdot(U, U)) + float(np.vdot(V, V))) / 2.0)
+        if self.schedule == "two-phase" and math.isfinite(slope.value):
+            self._choose_phase(problem, state, cache, eta0 * state.unit, slope.norm)
         parts = (2.0 * slope.left,) if symmetric else (slope.left, slope.right)
         if self.schedule == "loss":
             step = eta0 * state.unit * slope.value
@@ -439,8 +504,63 @@ class SubgradientMethod(Solver):
         if better or size > (1.0 + _SIZE_PROGRESS) * state.size_mark:
             state.value_mark = min(state.value, state.value_mark)
             state.size_mark, state.idle = size, 0
-        if self.schedule == "two-phase" and state.nit >= state.hold:
-            state.decaying |= state.idle >= self.patience
+
+    def _choose_phase(
+        self, problem: Any, state: SubgradientState, cache: _Cache, step: float, norm: float
+    ) -> None:
+        """Let the step decay unless there is progress or a direction is missing."""
+        if state.nit < state.hold or not (state.decaying or state.idle >= self.patience):
+            return
+        state.hold = state.nit + self.patience
+        U, V = state.U, state.U if state.V is None else state.V
+        sizes, left, right = directions.product_svd(U, V)
+        before = sizes if state.sizes is None else state.sizes
+        state.sizes = sizes
+        done = sizes > _SMALL_DIRECTION * state.decay * sizes[0]
+        done &= sizes <= _GROWN * before
+        n_done = int(np.count_nonzero(done))
+        value = 0.0
+        if n_done < sizes.size and n_done < min(problem.shape):
+            value = self._missing(problem, cache, U, V, left[:, done], right[:, done])
+        state.decaying = True
+        if value > 0.0:
+            if n_done > state.n_grown:
+                state.n_grown = n_done
+                growth = (2.0 if problem.symmetric else 1.0) * step * state.decay * value / norm
+                needed = math.log(1.0 / min(state.alpha, 0.5)) / math.log1p(growth)
+                state.patient_until = state.nit + math.ceil(_ALLOWANCE * needed) + self.patience
+            state.decaying = state.nit >= state.patient_until
+
+    def _missing(self, problem: Any, cache: _Cache, U: Any, V: Any, left: Any, right: Any) -> float:
+        """Largest singular value of the sub-gradient off these directions; 0 if due to chance."""
+        operator = cache.operator
+        signs = np.sign(cache.targets - operator.apply(U, V))
+        if operator.weights is not None:
+            signs = signs * operator.weights
+        Z = directions.deflated(operator.adjoint(signs / signs.size), left, right)
+        value = float(start.spectrum(Z, 1, problem.symmetric).values[0])
+        chance = directions.chance_level(operator, problem.symmetric)
+        return value if value > _CHANCE * chance else 0.0
+
+    def _cut(self, problem: Any, state: SubgradientState) -> None:
+        """Truncate at the gap, and go on from there with steps of the size of the residual."""
+        U, V = state.U, state.U if state.V is None else state.V
+        if not (np.isfinite(U).all() and np.isfinite(V).all()):
+            return
+        U, V = start.truncate_at_gap(U, V, state.alpha)
+        state.U, state.V = U, None if state.V is None else V
+        state.cut, state.sizes, state.idle = True, None, 0
+        if not state.held.size:
+            state.best, state.best_residual = None, math.inf
+        self._measure(problem, state)
+        if self.schedule in _RHO:
+            state.decaying = True
+            state.decay = max(state.decay, min(1.0, _WARM * state.residual))
+
+    def _until_check(self, state: State, n: int) -> int:
+        """Iterations to the next multiple of `check_every`: a resumed run has the same checks."""
+        every = self.check_every
+        return n if isinstance(every, str) else min(n, every - state.nit % every)
 
     def _stalled(self, problem: Any, state: SubgradientState) -> bool:
         if self.schedule not in _RHO:
@@ -453,7 +573,9 @@ class SubgradientMethod(Solver):
         V = state.U if state.V is None else state.V
         finite = math.isfinite(float(np.sum(state.U)) + float(np.sum(V)))
         state.residual = start.relative_step(problem, state.U, V) if finite else math.nan
-        if not state.held.size and (state.residual < state.best_residual or state.best is None):
+        due = self.check_every == "auto" or state.nit % self.check_every == 0
+        better = due and state.residual < state.best_residual
+        if not state.held.size and (better or state.best is None):
             state.best, state.best_residual = self.point(problem, state), state.residual
 
     def _keep_held(self, problem: Any, state: SubgradientState, cache: _Cache) -> None:
@@ -466,10 +588,10 @@ class SubgradientMethod(Solver):
         if value < state.held_value or state.best is None:
             state.best, state.held_value = self.point(problem, state), value
 
-    def _plan(
+    def _check_budget(
         self, problem: Any, state: SubgradientState, cache: _Cache, values: NDArray[np.float64]
     ) -> None:
-        """Allow for the growth of the weakest direction that shows in the data, or warn."""
+        """Warn if the weakest direction that shows in the data has not the budget to grow."""
         m, n = problem.shape
         # The largest singular value that signs without any signal would have.
         spread = 2.0 * m if problem.symmetric else (math.sqrt(m) + math.sqrt(n)) ** 2
@@ -480,9 +602,8 @@ class SubgradientMethod(Solver):
         eta0 = _ETA0[self.schedule] if self.eta0 is None else self.eta0
         growth = (2.0 if problem.symmetric else 1.0) * eta0 * float(signal[-1] / values[0])
         distance = math.log(1.0 / state.alpha)
-        state.hold = math.ceil(distance / math.log1p(growth))
         slowest = growth / distance
-        if self.schedule == "geometric" and slowest < 1.0 - self._rho():
+        if slowest < 1.0 - self._rho():
             digits = 10.0 ** (1 - math.floor(math.log10(slowest)))
             enough = 1.0 - math.floor(slowest * digits) / digits
             warnings.warn(

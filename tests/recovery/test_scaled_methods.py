@@ -254,7 +254,7 @@ def test_robust_sensing_of_entries():
 
 def test_damping_is_needed_when_the_rank_is_far_too_large():
     """Without damping, or with very little, the Gram matrices are all but singular."""
-    problem, X = gaussian(N=1800, d=24, rank=24, kappa=5.0)
+    problem, X = gaussian(N=1800, d=24, rank=23, kappa=5.0)
     errors = {}
     for damping in (0.0, 1e-8, 1e-2):
         solver = ScaledSubgradientMethod(
@@ -488,3 +488,30 @@ def test_quickselect():
             for k in {1, (size + 1) // 2, size}:
                 found = kernels._kth_largest(values.copy(), size, k)
                 assert found == np.sort(values)[::-1][k - 1]
+
+
+@pytest.mark.parametrize("solver", [ScaledSubgradientMethod(), ScaledGD()])
+def test_an_unknown_rank_is_refused(solver):
+    _, Y = entry_data(30, 2, 0.8)
+    problem = LowRankPlusSparse.from_dense(Y, rank="auto", outlier_fraction=0.1)
+    with pytest.raises(TypeError, match="a given rank"):
+        solver.solve(problem)
+
+
+@pytest.mark.parametrize(
+    ("solver", "loss"), [(ScaledSubgradientMethod(), "l1"), (ScaledGD(), "squared")]
+)
+@pytest.mark.parametrize("columns", [0, 1])
+def test_a_start_with_too_few_columns_gets_more(solver, loss, columns):
+    problem, X = gaussian(r=2, loss=loss)
+    U, s, Vt = np.linalg.svd(X)
+    result = solver.solve(problem, x0=(U[:, :columns], (s[:columns, None] * Vt[:columns]).T))
+    assert result.success
+    assert error(result.x, X) < 1e-5
+
+
+def test_infinite_parameters_are_refused():
+    problem, _ = gaussian(N=60, d=5)
+    for params in ({"eta0": np.inf}, {"damping": np.inf}):
+        with pytest.raises(ParameterError, match=next(iter(params))):
+            ScaledSubgradientMethod(**params).solve(problem)

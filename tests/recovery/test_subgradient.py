@@ -263,7 +263,6 @@ def test_two_phase_decays_only_after_progress_has_ended():
     problem, _ = gaussian(N=900)
     solver = SubgradientMethod(alpha=1e-12)
     state = solver.init(problem)
-    state.hold = 0  # as if nothing of the matrix showed in the signs of the data
     decaying, value = [], []
     for _ in range(700):
         state = solver.step(problem, state)
@@ -277,6 +276,21 @@ def test_two_phase_decays_only_after_progress_has_ended():
     assert state.decay == pytest.approx(0.97 ** (700 - begin), rel=1e-9)
 
 
+@pytest.mark.parametrize("p", [0.0, 0.15])
+@pytest.mark.parametrize("rank", [2, 20])
+@pytest.mark.parametrize("symmetric", [True, False])
+def test_two_phase_waits_for_every_direction(symmetric, rank, p):
+    """The second direction is a millionth of its size when the first one is there."""
+    for condition in (3.0, 10.0, 20.0):
+        problem, X = gaussian(
+            N=1500, p=p, r=2, rank=rank, values=[1.0, 1.0 / condition], symmetric=symmetric, seed=7
+        )
+        result = run(problem)
+        assert result.success
+        assert error(result.x, X) < 1e-4
+        assert result.nit < 1300
+
+
 def test_huge_outliers_do_not_keep_the_first_phase_from_ending():
     """They make up all of the loss, which then hardly falls."""
     problem, X = gaussian(N=900)
@@ -287,11 +301,36 @@ def test_huge_outliers_do_not_keep_the_first_phase_from_ending():
     assert error(result.x, X) < 1e-6
 
 
+@pytest.mark.parametrize("symmetric", [True, False])
+def test_an_unknown_rank_is_cut_at_the_gap(symmetric):
+    problem, X = gaussian(N=1500, r=2, rank=20, values=[1.0, 0.2], symmetric=symmetric)
+    result = run(problem)
+    assert result.success
+    assert result.x.rank == 2
+    assert result.certificate.residual <= 1e-5
+    assert error(result.x, X) < 1e-5
+
+
+def test_a_start_without_any_direction_is_none():
+    problem, X = gaussian(N=900, symmetric=False)
+    cold = run(problem)
+    for columns in (0, 3):
+        result = SubgradientMethod().solve(problem, x0=(np.zeros((20, columns)),) * 2)
+        assert result.nit == cold.nit > 0
+        assert error(result.x, X) < 1e-4
+
+
+def test_a_start_that_vanishes_is_refused():
+    problem, _ = gaussian(N=100, d=6)
+    with pytest.raises(ParameterError, match="vanish"):
+        run(problem, alpha=1e-300)
+
+
 # -- hold-out --------------------------------------------------------------------------------------
 
 
 def test_holdout_returns_the_point_with_the_smallest_held_out_loss():
-    problem, X = gaussian(N=400, p=0.0, rank=20, noise=1.0)
+    problem, X = gaussian(N=400, p=0.0, rank=19, noise=1.0)
     params = {"schedule": "geometric", "rho": 0.995, "max_iter": 600, "check_every": 50, "tol": 0.0}
     plain = run(problem, **params)
     held = run(problem, **params, holdout=0.1, random_state=0)
@@ -481,6 +520,7 @@ def test_only_the_l1_loss():
     "params",
     [
         {"rho": 1.0}, {"rho": 0.0}, {"alpha": 0.0}, {"eta0": 0.0}, {"eta0": -1.0}, {"patience": 0},
+        {"eta0": math.inf}, {"alpha": math.inf}, {"f_min": math.inf},
         {"holdout": 0.0}, {"holdout": 0.6}, {"schedule": "constant"}, {"f_min": -1.0},
     ],
 )  # fmt: skip
