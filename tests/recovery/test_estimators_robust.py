@@ -466,6 +466,31 @@ def test_rank_is_cut_with_a_warning():
     assert model.rank_ == 4
 
 
+@pytest.mark.parametrize("make", [pca, factorization])
+@pytest.mark.parametrize(("before", "after"), [(1, 3), (3, 1)])
+def test_a_warm_start_does_not_fix_the_rank(make, before, after):
+    model = make("auto", warm_start=True).fit(data(rank=before, seed=1)[0])
+    assert model.rank_ == before
+    X, L, _ = data(rank=after, seed=2)
+    model.fit(X)
+    assert model.rank_ == after
+    assert relative(low_rank(model), L) < 1e-4
+
+
+def test_new_rows_of_a_higher_rank_raise_it():
+    rng = np.random.default_rng(0)
+    X = data((60, 40), 3, density=1.0, outliers=0.0)[1]
+    X[:15] = np.outer(rng.standard_normal(15), X[40])  # of rank 1
+    i, j = (a.ravel() for a in np.indices(X.shape))
+    noisy = (X + 0.01 * rng.standard_normal(X.shape)).ravel()
+    model, first = factorization("auto"), i < 15
+    model.partial_fit((i[first], j[first], noisy[first], (15, 40)))
+    assert model.rank_ == 1
+    model.partial_fit((i[~first], j[~first], noisy[~first], (60, 40)))
+    assert model.rank_ == 3
+    assert relative(low_rank(model), X) < 0.01
+
+
 def test_too_few_data_do_not_ask_for_a_ridge():
     X, _, _ = data((30, 20), 1, density=0.5)
     with pytest.warns(AccuracyWarning, match=r"\): the solution is not unique; lower rank$"):
