@@ -72,7 +72,8 @@ class ScaledSubgradientMethod(Solver):
     .. math:: f(U, V) = \frac1N \sum_{i=1}^N \bigl| \langle A_i, U V^\top \rangle - y_i \bigr|,
 
     or of :math:`U U^\top` in a symmetric problem, by sub-gradient steps that are preconditioned
-    with the Gram matrix of the other factor.
+    with the Gram matrix of the other factor. The problem must have a rank; one that is too large
+    may end at a wrong point that passes the check of `tol`.
 
     Parameters
     ----------
@@ -292,6 +293,13 @@ class ScaledSubgradientMethod(Solver):
             if better:
                 return last, state.residual
         return x, residual
+
+    def inner_results(self, state: State) -> dict[str, float]:
+        """Rank at the gap of the singular values, and balance of the factors."""
+        assert isinstance(state, ScaledSubgradientState)
+        V = state.U if state.V is None else state.V
+        with np.errstate(over="ignore", invalid="ignore"):
+            return start.describe(state.U, V, float(np.finfo(state.U.dtype).eps))
 
     # -- pieces ----------------------------------------------------------------------------------
 

@@ -515,3 +515,25 @@ def test_infinite_parameters_are_refused():
     for params in ({"eta0": np.inf}, {"damping": np.inf}):
         with pytest.raises(ParameterError, match=next(iter(params))):
             ScaledSubgradientMethod(**params).solve(problem)
+
+
+def test_resuming_between_two_checks_changes_nothing():
+    sensing, _ = gaussian(N=300, d=8, p=0.1)
+    squared, _ = gaussian(N=300, d=8, loss="squared", noise=0.1)
+    for solver, problem in (
+        (ScaledSubgradientMethod(check_every=10, tol=1e-6), sensing),
+        (ScaledGD(check_every=10, tol=1e-7), squared),
+    ):
+        whole = solver.solve(problem)
+        for nit in (3, 17):
+            part = type(solver)(check_every=10, max_iter=nit, tol=solver.tol).solve(problem)
+            resumed = solver.solve(problem, state=part.state)
+            assert part.nit == nit
+            assert resumed.nit == whole.nit
+            assert resumed.residual == whole.residual
+            assert np.array_equal(resumed.x.U, whole.x.U)
+
+
+def test_rank_at_the_gap_is_reported():
+    problem, _ = gaussian(p=0.1)
+    assert ScaledSubgradientMethod().solve(problem).inner["rank_at_gap"] == 3

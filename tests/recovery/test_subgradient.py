@@ -104,6 +104,21 @@ def test_loss_schedule_without_outliers():
 def test_half_of_the_measurements_wrong():
     problem, X = gaussian(N=1200, p=0.5, rank=20)
     assert error(run(problem, **GEOMETRIC).x, X) < 2e-2
+    # The best residual of all checks is that of an early iterate.
+    often = run(problem, **{**GEOMETRIC, "check_every": 20})
+    assert error(often.x, X) <= 2 * error(run(problem, **GEOMETRIC).x, X)
+
+
+def test_resuming_between_two_checks_changes_nothing():
+    problem, _ = gaussian(N=900, p=0.1)
+    whole = run(problem)
+    for nit in (33, 401):
+        part = run(problem, max_iter=nit)
+        resumed = SubgradientMethod().solve(problem, state=part.state)
+        assert part.nit == nit
+        assert resumed.nit == whole.nit
+        assert resumed.residual == whole.residual
+        assert np.array_equal(resumed.x.U, whole.x.U)
 
 
 @pytest.mark.parametrize("symmetric", [True, False])
