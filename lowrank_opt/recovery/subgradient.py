@@ -348,6 +348,8 @@ class SubgradientMethod(Solver):
         self._measure(problem, state)
         if x0 is not None and x0.rank >= k and self.schedule in _RHO:
             state.unit *= min(1.0, _WARM * state.residual)
+        if x0 is not None and not state.cut and state.residual <= self.tol:
+            self._cut(problem, state)
         self._keep_held(problem, state, cache)
         return state
 

@@ -105,8 +105,8 @@ def test_half_of_the_measurements_wrong():
     problem, X = gaussian(N=1200, p=0.5, rank=20)
     assert error(run(problem, **GEOMETRIC).x, X) < 2e-2
     # The best residual of all checks is that of an early iterate.
-    often = run(problem, **{**GEOMETRIC, "check_every": 20})
-    assert error(often.x, X) <= 2 * error(run(problem, **GEOMETRIC).x, X)
+    problem, X = gaussian(N=1200, p=0.5, rank=19, seed=1)
+    assert error(run(problem, **{**GEOMETRIC, "check_every": 20}).x, X) < 1e-3
 
 
 def test_resuming_between_two_checks_changes_nothing():
@@ -324,6 +324,9 @@ def test_an_unknown_rank_is_cut_at_the_gap(symmetric):
     assert result.x.rank == 2
     assert result.certificate.residual <= 1e-5
     assert error(result.x, X) < 1e-5
+    again = SubgradientMethod().solve(problem, x0=result.x)
+    assert again.nit == 0
+    assert again.x.rank == 2
 
 
 def test_a_start_without_any_direction_is_none():
