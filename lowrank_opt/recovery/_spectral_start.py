@@ -9,7 +9,7 @@ import numpy as np
 import scipy.sparse as sp
 
 from lowrank_opt.numerics import randomized_svd
-from lowrank_opt.recovery._balance import balanced_exponents, step_square, unit_factors
+from lowrank_opt.recovery._balance import balanced_exponents, unit_factors
 from lowrank_opt.recovery._samples import sample, typical_size
 
 if TYPE_CHECKING:
@@ -181,14 +181,31 @@ def relative_step(problem: Any, U: NDArray[Any], V: NDArray[Any]) -> float:
         if symmetric:
             rows = cols = (rows + cols) / 2.0
     point = unit_factors(U, V)
-    square = step_square(left @ point.left_turn, rows, point.right, cols)
-    square += step_square(right @ point.right_turn, cols, point.left, rows)
+    square = _step(left @ point.left_turn, rows, point.right, cols)
+    square += _step(right @ point.right_turn, cols, point.left, rows)
     scale = found.mass * (problem.value_square / unit / unit) if robust else found.scale
     residual = math.sqrt(square / (scale or 1.0))
     eps = float(np.finfo(operator.dtype).eps)
     if point.vanishes(operator.mean_square, problem.value_size / unit, eps) and y.any():
         residual = max(residual, 1.0)
     return residual
+
+
+def _step(
+    g: NDArray[Any], masses: NDArray[Any], F: NDArray[Any], other_masses: NDArray[Any]
+) -> float:
+    """Sum of ``g_i' H_i^-1 g_i`` over the rows, ``H_i = masses_i · mean of f f'``.
+
+    The solvers' own: the certificates, which grade them, have another form of it.
+    """
+    total = float(other_masses.sum())
+    if not total > 0:
+        return 0.0
+    gram = (F * (other_masses / total)[:, None]).T @ F
+    cut = 4 * float(np.finfo(gram.dtype).eps) * max(len(gram), 1)
+    inverse = np.linalg.pinv(gram, rcond=cut, hermitian=True)
+    rows = np.einsum("ik,ik->i", g @ inverse, g)
+    return max(0.0, float(np.divide(rows, masses, out=np.zeros_like(rows), where=masses > 0).sum()))
 
 
 def _moderate(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
 import numbers
 import operator
@@ -22,7 +21,7 @@ from lowrank_opt.core.errors import (
 )
 from lowrank_opt.core.problem import Certificate, Problem
 from lowrank_opt.recovery import kernels_observations as kernels
-from lowrank_opt.recovery._samples import typical_size, typical_square
+from lowrank_opt.recovery._samples import digest, typical_size, typical_square
 from lowrank_opt.recovery.certificates import (
     CHUNK,
     LOSSES,
@@ -878,19 +877,13 @@ class MatrixCompletion(Problem):
     def fingerprint(self) -> Mapping[str, Any]:
         """Shape, type, parameters and a hash over a sample of the data, as JSON values."""
         obs = self.observations
-        digest = hashlib.sha256()
-        step = max(1, obs.nnz // 65536)
-        for array in (obs.indices, obs.values, obs.weights):
-            if array is not None:
-                digest.update(np.ascontiguousarray(array[::step]).tobytes())
-        digest.update(np.ascontiguousarray(obs.indptr[:: max(1, obs.shape[0] // 65536)]).tobytes())
         options = ("rank", "reg", "bias_reg", "reg_scaling", "loss", "loss_scale", "biases")
         return {
             "problem": type(self).__name__,
             "shape": [int(s) for s in self.shape],
             "nnz": obs.nnz,
             "dtype": str(obs.dtype),
-            "sha256": digest.hexdigest(),
+            "sha256": digest(obs.indices, obs.values, obs.weights, obs.indptr),
             **{
                 name: getattr(self, name)
                 for name in (*options, "centered", "penalty", "nonnegative", "implicit_weight")

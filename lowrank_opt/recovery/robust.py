@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
 import operator
 from dataclasses import dataclass
@@ -16,7 +15,7 @@ from lowrank_opt.core.errors import ParameterError, ProblemError
 from lowrank_opt.core.problem import Certificate, Problem
 from lowrank_opt.recovery import kernels_observations as kernels
 from lowrank_opt.recovery._balance import step_square, unit_factors
-from lowrank_opt.recovery._samples import check_size, sample, typical_size, typical_square
+from lowrank_opt.recovery._samples import check_size, digest, sample, typical_size, typical_square
 from lowrank_opt.recovery.certificates import CHUNK, divide
 from lowrank_opt.recovery.lowrank import LowRankMatrix
 from lowrank_opt.recovery.observations import Observations
@@ -509,18 +508,12 @@ class LowRankPlusSparse(Problem):
     def fingerprint(self) -> Mapping[str, Any]:
         """Shape, type, parameters and a hash over a sample of the data, as JSON values."""
         obs = self.observations
-        digest = hashlib.sha256()
-        step = max(1, obs.nnz // 65536)
-        for array in (obs.indices, obs.values, obs.weights):
-            if array is not None:
-                digest.update(np.ascontiguousarray(array[::step]).tobytes())
-        digest.update(np.ascontiguousarray(obs.indptr[:: max(1, obs.shape[0] // 65536)]).tobytes())
         return {
             "problem": type(self).__name__,
             "shape": [int(s) for s in self.shape],
             "nnz": obs.nnz,
             "dtype": str(obs.dtype),
-            "sha256": digest.hexdigest(),
+            "sha256": digest(obs.indices, obs.values, obs.weights, obs.indptr),
             "rank": self.rank,
             "max_rank": self.max_rank,
             "outlier_fraction": self.outlier_fraction,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
 import warnings
 from dataclasses import dataclass
@@ -21,7 +20,13 @@ from lowrank_opt.core.errors import (
 from lowrank_opt.core.problem import Certificate, Problem
 from lowrank_opt.numerics.kernels_vector import vector_length
 from lowrank_opt.recovery._balance import step_square, unit_factors
-from lowrank_opt.recovery._samples import check_range, check_size, typical_size, typical_square
+from lowrank_opt.recovery._samples import (
+    check_range,
+    check_size,
+    digest,
+    typical_size,
+    typical_square,
+)
 from lowrank_opt.recovery.certificates import CHUNK, divide
 from lowrank_opt.recovery.kernels_sensing import padded
 from lowrank_opt.recovery.lowrank import LowRankMatrix
@@ -661,18 +666,13 @@ class MatrixSensing(Problem):
 
         The functions of `from_callable` are not part of it.
         """
-        digest = hashlib.sha256()
-        for array in (self.targets, *self.measurements.data):
-            flat = array.reshape(-1)
-            sample = flat[:: max(1, flat.size // 65536)]
-            digest.update(np.ascontiguousarray(sample).tobytes())
         return {
             "problem": type(self).__name__,
             "measurements": type(self.measurements).__name__,
             "shape": [int(s) for s in self.shape],
             "size": int(self.targets.size),
             "dtype": str(self.dtype),
-            "sha256": digest.hexdigest(),
+            "sha256": digest(self.targets, *self.measurements.data),
             "rank": self.rank,
             "symmetric": bool(self.symmetric),
             "loss": self.loss,
