@@ -24,7 +24,7 @@ PUBLIC = {
         CheckpointError Constant ConvergenceWarning did_you_mean EfficiencyWarning
         ExperimentalWarning Geometric HasBlocks HasCertificate HasEqualityConstraints
         HasFiniteSum HasGradient HasMeasurements HasMonotoneOperator HasObjective
-        HasObservations HasProx History instantiate Interval LinearDecay LowRankOptError make_rng
+        HasObservations HasProx HasTransport History InfeasibleError instantiate Interval LinearDecay LowRankOptError make_rng
         MissingDependencyError ParameterError Parameters Polyak PowerDecay Problem
         ProblemError ProblemTypeError Progress register_kernels register_serializable
         register_solvers registered_solvers Result solve Solver solver_class

@@ -16,6 +16,7 @@ __all__, __getattr__, __dir__ = lazy_names(
             "ConvergenceWarning",
             "EfficiencyWarning",
             "ExperimentalWarning",
+            "InfeasibleError",
             "LowRankOptError",
             "MissingDependencyError",
             "ParameterError",
@@ -48,6 +49,7 @@ __all__, __getattr__, __dir__ = lazy_names(
             "HasObjective",
             "HasObservations",
             "HasProx",
+            "HasTransport",
         ],
         "registry": [
             "register_solvers",

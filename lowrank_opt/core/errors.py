@@ -16,6 +16,7 @@ __all__ = [
     "ConvergenceWarning",
     "EfficiencyWarning",
     "ExperimentalWarning",
+    "InfeasibleError",
     "LowRankOptError",
     "MissingDependencyError",
     "ParameterError",
@@ -33,6 +34,7 @@ _CAPABILITIES = {
     "HasFiniteSum": "an objective that is a sum over data",
     "HasGradient": "a gradient",
     "HasMeasurements": "linear measurements of a matrix",
+    "HasTransport": "masses and costs of a transport problem",
     "HasMonotoneOperator": "a monotone operator",
     "HasObjective": "an objective",
     "HasObservations": "observed entries of a matrix",
@@ -50,6 +52,10 @@ class ProblemError(LowRankOptError, ValueError):
 
 class ProblemTypeError(ProblemError, TypeError):
     """The data of a problem have a type that cannot be used (object arrays, complex values)."""
+
+
+class InfeasibleError(ProblemError):
+    """Data for which no feasible point exists, as far as construction can tell."""
 
 
 class ParameterError(LowRankOptError, ValueError):

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import abc
+import hashlib
 import math
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-__all__ = ["Certificate", "Problem"]
+    from numpy.typing import NDArray
+
+__all__ = ["Certificate", "Problem", "digest"]
 
 
 @dataclass(frozen=True)
@@ -83,3 +88,25 @@ class Problem(abc.ABC):
         raise NotImplementedError(
             f"{type(self).__name__} has no auto_solver(): give solver= by name or as an instance"
         )
+
+
+def digest(*arrays: NDArray[Any] | None) -> str:
+    """Hash over a sample of the arrays, for fingerprints; ``None`` does not count.
+
+    Parameters
+    ----------
+    *arrays : ndarray or None
+        Data of a problem.
+
+    Returns
+    -------
+    str
+        SHA-256 of some 65 536 evenly spaced numbers of each array.
+    """
+    total = hashlib.sha256()
+    for array in arrays:
+        if array is not None:
+            flat = array.reshape(-1)
+            part = flat[:: max(1, flat.size // 65536)]
+            total.update(np.ascontiguousarray(part).tobytes())
+    return total.hexdigest()

@@ -23,6 +23,7 @@ __all__ = [
     "HasObjective",
     "HasObservations",
     "HasProx",
+    "HasTransport",
 ]
 
 Array: TypeAlias = Any  # an array of any array-API library
@@ -110,3 +111,17 @@ class HasMeasurements(Protocol):
     def measurements(self) -> Any: ...
     @property
     def targets(self) -> Any: ...
+
+
+@runtime_checkable
+class HasTransport(Protocol):
+    """``canonical``: masses, costs and cap of a transport problem in the form solvers use.
+
+    ``lift(alpha, plan, tau)`` turns their answer into the user's plan, ``start(x0)`` a user's
+    plan into theirs.
+    """
+
+    @property
+    def canonical(self) -> Any: ...
+    def lift(self, alpha: Any, plan: Any, tau: Any) -> Any: ...
+    def start(self, x0: Any) -> Any: ...

@@ -75,7 +75,7 @@ class Result(OptimizeResult):
     certificate : Certificate
         The problem's own grade of `x`.
     time : float
-        Seconds in ``init`` and ``step``; compilation, callbacks, history and the certificate are
+        Seconds in ``init``, ``step`` and ``answer``; compilation, callbacks, history and the certificate are
         excluded.
     setup_time : float
         Seconds of ``time`` spent in ``init``.

@@ -38,7 +38,8 @@ def register_serializable(cls: type) -> type:
     Parameters
     ----------
     cls : type
-        A dataclass, named tuple or enumeration.
+        A dataclass, named tuple or enumeration; or any class with ``to_fields()`` and a class
+        method ``from_fields(fields)``, which is its inverse.
 
     Returns
     -------
@@ -61,6 +62,7 @@ def _find(name: str) -> type:
             dataclasses.is_dataclass(target)
             or issubclass(target, enum.Enum)
             or (issubclass(target, tuple) and hasattr(target, "_fields"))
+            or hasattr(target, "from_fields")
         )
         if is_plain:
             return target
@@ -102,6 +104,9 @@ def encode(value: Any, arrays: dict[str, np.ndarray]) -> Any:
             for f in dataclasses.fields(value)
             if f.init and f.name not in transient
         }
+        return {"class": _name(type(value)), "fields": fields}
+    if type(value) in _CLASSES.values() and hasattr(value, "to_fields"):
+        fields = {k: encode(v, arrays) for k, v in value.to_fields().items()}
         return {"class": _name(type(value)), "fields": fields}
     if hasattr(value, "tocsr") and hasattr(value, "format"):
         return _encode_sparse(value, arrays)
@@ -172,7 +177,8 @@ def decode(tree: Any, arrays: Any) -> Any:
 
         return Backend.named(tree["foreign"]).asarray(decode(tree["host"], arrays))
     cls = _find(tree["class"])
-    return cls(**{k: decode(v, arrays) for k, v in tree["fields"].items()})
+    fields = {k: decode(v, arrays) for k, v in tree["fields"].items()}
+    return cls.from_fields(fields) if hasattr(cls, "from_fields") else cls(**fields)
 
 
 def write_npz(path: str | os.PathLike[str], header: dict[str, Any], **trees: Any) -> Path:

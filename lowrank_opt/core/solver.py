@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
     from lowrank_opt.core.checkpoint import Checkpoint
     from lowrank_opt.core.history import History
+    from lowrank_opt.core.problem import Certificate
 
 __all__ = ["Solver"]
 
@@ -134,6 +135,29 @@ class Solver(Parameters, abc.ABC):
     def inner_results(self, state: State) -> Any:
         """Return statuses and counts of inner solvers, ``None`` if there are none."""
         return None
+
+    def fields(
+        self, problem: Any, state: State, x: Any, certificate: Certificate | None
+    ) -> dict[str, Any]:
+        """Return further fields of the result, such as potentials or slacks; none by default.
+
+        Parameters
+        ----------
+        problem : Problem
+            What was solved.
+        state : State
+            The last state.
+        x : object
+            The answer.
+        certificate : Certificate or None
+            Its grade.
+
+        Returns
+        -------
+        dict
+            Values by name; names that a `Result` has anyway are not to be used.
+        """
+        return {}
 
     @classmethod
     def accepts(cls, problem: Any) -> list[str]:
@@ -326,7 +350,9 @@ class Solver(Parameters, abc.ABC):
         self, problem: Any, state: State, status: Status, cause: Exception | None,
         setup_time: float, compile_time: float, history: Any,
     ) -> Result:  # fmt: skip
-        x, residual = self.answer(problem, state, status)
+        with _timed() as elapsed:
+            x, residual = self.answer(problem, state, status)
+        state.time += elapsed()
         state.cache = None  # before the certificate takes memory
         certificate = problem.certificate(x) if hasattr(problem, "certificate") else None
         certified = (
@@ -363,6 +389,7 @@ class Solver(Parameters, abc.ABC):
             solver=repr(self),
             problem=repr(problem),
             citation=self.citation,
+            **self.fields(problem, state, x, certificate),
         )
 
     def _message(

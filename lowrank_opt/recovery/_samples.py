@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import hashlib
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -13,7 +12,7 @@ from lowrank_opt.core.errors import ProblemError
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["check_range", "check_size", "digest", "sample", "typical_size", "typical_square"]
+__all__ = ["check_range", "check_size", "sample", "typical_size", "typical_square"]
 
 # Arrays with more entries are represented by half as many.
 LIMIT = 400_000
@@ -129,25 +128,3 @@ def check_range(size: float, dtype: np.dtype[Any], what: str) -> None:
             f"{what} have a typical size of {size:.1e} (median of the absolute values), out of the "
             f"range from {low:g} to {high:g} in which {dtype} computes; divide them by it"
         )
-
-
-def digest(*arrays: NDArray[Any] | None) -> str:
-    """Hash over a sample of the arrays, for fingerprints; ``None`` does not count.
-
-    Parameters
-    ----------
-    *arrays : ndarray or None
-        Data of a problem.
-
-    Returns
-    -------
-    str
-        SHA-256 of some 65 536 evenly spaced numbers of each array.
-    """
-    total = hashlib.sha256()
-    for array in arrays:
-        if array is not None:
-            flat = array.reshape(-1)
-            part = flat[:: max(1, flat.size // 65536)]
-            total.update(np.ascontiguousarray(part).tobytes())
-    return total.hexdigest()

@@ -19,9 +19,9 @@ from lowrank_opt.core.errors import (
     ProblemError,
     ProblemTypeError,
 )
-from lowrank_opt.core.problem import Certificate, Problem
+from lowrank_opt.core.problem import Certificate, Problem, digest
 from lowrank_opt.recovery import kernels_observations as kernels
-from lowrank_opt.recovery._samples import digest, typical_size, typical_square
+from lowrank_opt.recovery._samples import typical_size, typical_square
 from lowrank_opt.recovery.certificates import (
     CHUNK,
     LOSSES,

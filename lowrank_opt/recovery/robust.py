@@ -12,10 +12,10 @@ import numpy as np
 import scipy.sparse as sp
 
 from lowrank_opt.core.errors import ParameterError, ProblemError
-from lowrank_opt.core.problem import Certificate, Problem
+from lowrank_opt.core.problem import Certificate, Problem, digest
 from lowrank_opt.recovery import kernels_observations as kernels
 from lowrank_opt.recovery._balance import step_square, unit_factors
-from lowrank_opt.recovery._samples import check_size, digest, sample, typical_size, typical_square
+from lowrank_opt.recovery._samples import check_size, sample, typical_size, typical_square
 from lowrank_opt.recovery.certificates import CHUNK, divide
 from lowrank_opt.recovery.lowrank import LowRankMatrix
 from lowrank_opt.recovery.observations import Observations

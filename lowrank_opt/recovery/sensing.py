@@ -17,13 +17,12 @@ from lowrank_opt.core.errors import (
     ProblemError,
     ProblemTypeError,
 )
-from lowrank_opt.core.problem import Certificate, Problem
+from lowrank_opt.core.problem import Certificate, Problem, digest
 from lowrank_opt.numerics.kernels_vector import vector_length
 from lowrank_opt.recovery._balance import step_square, unit_factors
 from lowrank_opt.recovery._samples import (
     check_range,
     check_size,
-    digest,
     typical_size,
     typical_square,
 )

@@ -1,0 +1,16 @@
+"""Optimal transport with sparse plans: a cap on the nonzeros of every column or row."""
+
+from __future__ import annotations
+
+from lowrank_opt.core.backend import register_kernels
+from lowrank_opt.core.lazy import lazy_names
+
+__all__, __getattr__, __dir__ = lazy_names(
+    __name__,
+    {
+        "plan": ["TransportPlan"],
+        "problems": ["TransportProblem"],
+    },
+)
+
+register_kernels("transport", numpy="lowrank_opt.transport.kernels_costs")

@@ -1,0 +1,2 @@
+from lowrank_opt.transport.plan import TransportPlan as TransportPlan
+from lowrank_opt.transport.problems import TransportProblem as TransportProblem
