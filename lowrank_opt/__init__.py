@@ -21,6 +21,7 @@ _SUBPACKAGES = (
     "papers",
     "plotting",
     "testing",
+    "transport",
     *FAMILIES,
 )
 _HOME = {

@@ -5,6 +5,7 @@ from lowrank_opt import papers as papers
 from lowrank_opt import plotting as plotting
 from lowrank_opt import recovery as recovery
 from lowrank_opt import testing as testing
+from lowrank_opt import transport as transport
 from lowrank_opt.core import solve as solve
 from lowrank_opt.core import warmup as warmup
 from lowrank_opt.core.environment import show_versions as show_versions

@@ -17,7 +17,7 @@ PACKAGE = Path(lowrank_opt.__file__).parent
 PUBLIC = {
     "": """
         FAMILIES __version__ complete core datasets numerics papers plotting recovery
-        show_versions solve testing warmup
+        show_versions solve testing transport warmup
     """,
     "core": """
         AccuracyWarning Armijo Backend BarzilaiBorwein Certificate Checkpoint
@@ -37,6 +37,9 @@ PUBLIC = {
         project_l1_ball project_l2_ball project_psd project_simplex prox prox_conjugate
         prox_into randomized_svd SCAD Simplex Sketch SparseSignSketch SquaredL2 SRHT
         StreamingTopK SVD TopK topk value WeightedL1
+    """,
+    "transport": """
+        TransportPlan TransportProblem
     """,
     "datasets": """
         data_home DatasetError fetch_movielens find_data ImageObservations

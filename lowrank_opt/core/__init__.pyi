@@ -7,11 +7,11 @@ from lowrank_opt.core.errors import CheckpointError as CheckpointError
 from lowrank_opt.core.errors import ConvergenceWarning as ConvergenceWarning
 from lowrank_opt.core.errors import EfficiencyWarning as EfficiencyWarning
 from lowrank_opt.core.errors import ExperimentalWarning as ExperimentalWarning
+from lowrank_opt.core.errors import InfeasibleError as InfeasibleError
 from lowrank_opt.core.errors import LowRankOptError as LowRankOptError
 from lowrank_opt.core.errors import MissingDependencyError as MissingDependencyError
 from lowrank_opt.core.errors import ParameterError as ParameterError
 from lowrank_opt.core.errors import ProblemError as ProblemError
-from lowrank_opt.core.errors import InfeasibleError as InfeasibleError
 from lowrank_opt.core.errors import ProblemTypeError as ProblemTypeError
 from lowrank_opt.core.errors import SolverFailure as SolverFailure
 from lowrank_opt.core.errors import UnsupportedBackendError as UnsupportedBackendError
@@ -33,11 +33,11 @@ from lowrank_opt.core.protocols import HasEqualityConstraints as HasEqualityCons
 from lowrank_opt.core.protocols import HasFiniteSum as HasFiniteSum
 from lowrank_opt.core.protocols import HasGradient as HasGradient
 from lowrank_opt.core.protocols import HasMeasurements as HasMeasurements
-from lowrank_opt.core.protocols import HasTransport as HasTransport
 from lowrank_opt.core.protocols import HasMonotoneOperator as HasMonotoneOperator
 from lowrank_opt.core.protocols import HasObjective as HasObjective
 from lowrank_opt.core.protocols import HasObservations as HasObservations
 from lowrank_opt.core.protocols import HasProx as HasProx
+from lowrank_opt.core.protocols import HasTransport as HasTransport
 from lowrank_opt.core.registry import register_solvers as register_solvers
 from lowrank_opt.core.registry import registered_solvers as registered_solvers
 from lowrank_opt.core.registry import solve as solve

@@ -75,8 +75,8 @@ class Result(OptimizeResult):
     certificate : Certificate
         The problem's own grade of `x`.
     time : float
-        Seconds in ``init``, ``step`` and ``answer``; compilation, callbacks, history and the certificate are
-        excluded.
+        Seconds in ``init``, ``step`` and ``answer``; compilation, callbacks, history and the
+        certificate are excluded.
     setup_time : float
         Seconds of ``time`` spent in ``init``.
     compile_time : float

@@ -352,7 +352,6 @@ class Solver(Parameters, abc.ABC):
     ) -> Result:  # fmt: skip
         with _timed() as elapsed:
             x, residual = self.answer(problem, state, status)
-        state.time += elapsed()
         state.cache = None  # before the certificate takes memory
         certificate = problem.certificate(x) if hasattr(problem, "certificate") else None
         certified = (
@@ -379,7 +378,7 @@ class Solver(Parameters, abc.ABC):
             counts=dict(state.counts),
             residual=float(residual),
             certificate=certificate,
-            time=state.time,
+            time=state.time + elapsed(),
             setup_time=setup_time,
             compile_time=compile_time,
             history=history,

@@ -14,3 +14,10 @@ __all__, __getattr__, __dir__ = lazy_names(
 )
 
 register_kernels("transport", numpy="lowrank_opt.transport.kernels_costs")
+
+
+def warmup() -> dict[str, float]:
+    """Compile this family's kernels on tiny inputs; return seconds by name."""
+    from lowrank_opt.transport.compilation import compile_kernels
+
+    return compile_kernels()
