@@ -11,7 +11,7 @@ import numpy as np
 
 from lowrank_opt.core.params import COUNT, TOLERANCE, Interval, StrOptions
 from lowrank_opt.core.protocols import HasTransport
-from lowrank_opt.core.solver import Solver
+from lowrank_opt.core.solver import CERTIFICATE_FACTOR, Solver
 from lowrank_opt.core.state import State, Status
 
 if TYPE_CHECKING:
@@ -65,7 +65,115 @@ class TransportState(State):
 
 
 class SparsityConstrainedOT(Solver):
-    """Placeholder docstring; the lead writes it."""
+    r"""Sparsity-constrained (and quadratically regularised) optimal transport.
+
+    Solves the convex relaxation of :class:`~lowrank_opt.transport.TransportProblem` through its
+    semi-dual
+
+    .. math:: \max_\alpha\; a^\top \alpha - \sum_j \psi_j(\alpha), \qquad
+        \psi_j(\alpha) = \max_{t \ge 0,\, 1^\top t = b_j,\, \|t\|_0 \le k}
+        (\alpha - c_j)^\top t - \tfrac\gamma2 \|t\|^2,
+
+    and turns the relaxed plan into one with at most k nonzeros in every column. Every answer
+    comes with a proved lower bound on the value of all such plans.
+
+    The semi-dual has kinks where the k-th and the next score of a column tie, and for small k
+    the maximum lies on them: gradient methods stop there with wrong marginals. The default is a
+    proximal point method on the relaxed plan, in which the tied entries come out as fractions,
+    with a semismooth Newton method inside. It serves every cap: without one it solves
+    quadratically regularised transport, with ``gamma=0`` plain transport.
+
+    Parameters
+    ----------
+    method : {"auto", "ssnal", "ssn", "lbfgs", "adam", "sgd", "bcd"}, default="auto"
+        "ssnal": proximal point and semismooth Newton steps, exact; "auto" is the same. "ssn": the
+        same for problems without a cap. "lbfgs", "adam", "sgd": first-order methods on the
+        (semi-)dual; where they get stuck on a kink the status is ``STALLED``. "bcd": nonlinear
+        Gauss-Seidel on the dual, without a cap.
+    formulation : {"semidual", "dual"}, default="semidual"
+        What "lbfgs" and "adam" maximise: the semi-dual, in which columns are exact at every
+        iterate, or the dual in both potentials.
+    rounding : {"qp", "columns", "none"}, default="qp"
+        How to make the relaxed plan sparse when it is not. "qp": a feasible plan on a support of
+        at most k entries a column, with the best values on it. "columns": keep the sums of the
+        columns and the cap exactly and let those of the rows be off, as routing does. "none":
+        return the relaxed plan.
+    start : {"auto", "nested", "emd", "zero"}, default="auto"
+        Start of "ssnal" without `x0`. "nested": solve random samples of growing size first.
+        "emd": plan and potentials of plain transport from the optional package POT. "zero": none.
+        "auto": "nested"; for ``max_nnz=1`` "emd" if POT is installed, since that start is optimal.
+    screening : bool, default=True
+        Whether to keep lists of the entries that can matter, instead of reading all costs at
+        every evaluation. The lists are exact: they change the time, not the answer.
+    history_size : int, default=10
+        Pairs that "lbfgs" remembers.
+    step_size : float or None, default=None
+        Step of "adam" (``None``: 0.01) or "sgd" (``None``: one over the Lipschitz constant).
+    batch_size : int or None, default=None
+        Columns that "sgd" draws for a step; ``None``: 256, or all if there are fewer.
+    tol : float, default=1e-6
+        Stops when the residual is at most `tol`: the largest of the sums of absolute marginal
+        errors of the relaxed plan, relative to the total mass, and of its Lagrangian gap,
+        relative to the objective with absolute costs.
+    max_iter : int, default=500
+        Limit on iterations: proximal steps of "ssnal" (each with up to 60 Newton steps, which
+        ``counts`` tells), gradient steps of the others.
+    max_time : float or None, default=None
+        Limit on seconds; also ends a proximal step early.
+    check_every : int or "auto", default=1
+        Iterations between two checks of limits and callback.
+    n_threads : int or None, default=1
+        Threads that evaluate columns; ``None``: all that numba may use.
+    random_state : int, Generator or None, default=0
+        Seed of the samples of the nested start and of the batches of "sgd".
+
+    Notes
+    -----
+    ``Result.x`` is a :class:`~lowrank_opt.transport.TransportPlan`. Further fields of the result:
+    ``alpha`` and ``beta`` (potentials), ``value`` of the plan, ``dual_value`` (a lower bound on
+    the value of every feasible plan with the cap), ``gap`` between them, ``relaxed_value``,
+    ``lagrangian_gap``, ``row_residual`` and ``col_residual`` of the plan, ``max_nnz``, and
+    ``plan_status``:
+
+    ============  ==================================================================
+    "optimal"     cap and marginals hold, and the gap is within the tolerance: no plan
+                  is better
+    "feasible"    cap and marginals hold; the gap says how much better a plan might be
+    "columns"     the cap holds, the marginals only on the capped side
+    "relaxed"     the marginals hold, the cap does not: no sparse plan was found or asked
+    "none"        not converged: neither
+    ============  ==================================================================
+
+    The status ``CONVERGED`` means that the relaxed problem is solved to `tol`. To decide whether
+    a feasible plan with the cap exists is NP-hard; where rounding finds none, an
+    `AccuracyWarning` says so and the relaxed plan is returned.
+
+    Cost per evaluation of the semi-dual: one pass over the costs, or over the lists. A Newton
+    step solves a sparse system with one unknown a source. Memory beyond the costs:
+    ``O(m + n (k + list))``.
+
+    Guarantee: the relaxed problem is convex; the proximal point method converges to a solution.
+    No guarantee is known for the gap of the rounded plan; it is computed.
+
+    References
+    ----------
+    .. [1] T. Liu, J. Puigcerver, M. Blondel, "Sparsity-Constrained Optimal Transport", ICLR 2023.
+       :arxiv:`2209.15466`
+    .. [2] M. Blondel, V. Seguy, A. Rolet, "Smooth and Sparse Optimal Transport", AISTATS 2018.
+       :arxiv:`1710.06276`
+    .. [3] D. Lorenz, P. Manns, C. Meyer, "Quadratically Regularized Optimal Transport", Applied
+       Mathematics and Optimization 83, 2021. :arxiv:`1903.01112`
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from lowrank_opt.transport import SparsityConstrainedOT, TransportProblem
+    >>> x = np.linspace(0.0, 1.0, 6)
+    >>> C = (x[:, None] - x) ** 2
+    >>> result = SparsityConstrainedOT().solve(TransportProblem(C=C, max_nnz=2, gamma=0.1))
+    >>> result.status.name, result.plan_status, result.x.counts().max()
+    ('CONVERGED', 'optimal', 1)
+    """
 
     requires: ClassVar[tuple[type, ...]] = (HasTransport,)
     monotone: ClassVar[bool] = False
@@ -153,17 +261,19 @@ class SparsityConstrainedOT(Solver):
 
     def answer(self, problem: Any, state: Any, status: Status) -> tuple[Any, float]:
         """Return the plan that `rounding` makes of the best relaxed plan."""
-        alpha, tau, *plan = state.best
-        residual = state.best_residual
-        if status is Status.CONVERGED:
-            alpha, tau = state.alpha, state.tau
-            plan, residual = [state.indptr, state.indices, state.values], state.residual
-        return problem.lift(alpha, tuple(plan), tau), residual
+        if status is Status.CONVERGED or state.best is None:
+            alpha, tau, residual = state.alpha, state.tau, state.residual
+            plan = (state.indptr, state.indices, state.values)
+        else:
+            alpha, tau, *parts = state.best
+            plan, residual = tuple(parts), state.best_residual
+        return problem.lift(alpha, plan, tau), residual
 
     def fields(self, problem: Any, state: Any, x: Any, certificate: Any) -> dict[str, Any]:
         """Return potentials, values and residuals as fields of the result."""
         grades = certificate.details
         return {
+            "plan_status": self._plan_status(problem, certificate),
             "alpha": x.alpha,
             "beta": x.beta,
             "value": certificate.objective,
@@ -176,6 +286,20 @@ class SparsityConstrainedOT(Solver):
                 )
             },
         }  # fmt: skip
+
+    def _plan_status(self, problem: Any, certificate: Any) -> str:
+        grades = certificate.details
+        tol = CERTIFICATE_FACTOR * self.tol
+        sparse = grades["max_nnz"] <= problem.cap
+        row, col = ("row", "col") if problem.axis == 0 else ("col", "row")
+        rows = problem.row_kind in ("l2", "kl") or grades[f"{row}_residual"] <= tol
+        if not grades[f"{col}_residual"] <= tol:
+            return "none"
+        if sparse and rows:
+            return "optimal" if certificate.gap <= tol * grades["scale"] else "feasible"
+        if sparse:
+            return "columns"
+        return "relaxed" if rows else "none"
 
     def duals(self, problem: Any, state: Any) -> dict[str, np.ndarray]:
         """Return the potentials of the last iterate."""
