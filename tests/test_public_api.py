@@ -47,7 +47,7 @@ PUBLIC = {
         Ratings sample_image_observations
     """,
     "plotting": """
-        ConvergenceDisplay
+        ConvergenceDisplay TransportPlanDisplay
     """,
     "testing": """
         assert_certificate BadInput check_backends check_bad_inputs
