@@ -1,16 +1,38 @@
-"""Costs inside kernels: all pairs of one target, or one pair, for any kind of cost."""
+"""Costs inside kernels: all pairs of one target, or one pair, for any kind of cost.
+
+The scores ``alpha_i - c_ij`` of a target are written in groups of 64, with the largest score of
+every lane of a vector beside them: who looks for large scores skips most groups. The groups are
+emitted as vector code, because LLVM does not keep the maxima of a group in registers. All sums
+are in the order of the obvious loop and without fused operations: a score has the same bits
+wherever it is computed.
+"""
 
 from __future__ import annotations
 
 from typing import Any
 
 import numpy as np
+from llvmlite import ir
 from numba import njit, types
-from numba.extending import overload
+from numba.extending import intrinsic, overload
 
+from lowrank_opt.numerics.kernels_vector import (
+    VECTOR_BYTES,
+    _call,
+    _element,
+    _load,
+    _loop,
+    _splat,
+    _store,
+    keep_apart,
+)
 from lowrank_opt.transport.costs import DenseCost, PointCost, SparseCost, cost_block
 
-__all__ = ["column_scores", "pair_cost"]
+__all__ = ["GROUP", "LANES", "column_scores", "pair_cost", "score_groups", "source_at"]
+
+#: Scores in a group; maxima kept of it.
+GROUP = 64
+LANES = VECTOR_BYTES // 8
 
 
 def column_scores(cost: Any, alpha: Any, j: int, out: Any) -> None:
@@ -56,22 +78,249 @@ def pair_cost(cost: Any, i: int, j: int) -> float:
     return float(cost_block(cost, j, j + 1)[0, i])
 
 
-@overload(column_scores, jit_options={"error_model": "numpy"}, strict=False)
-def _column_scores(cost, alpha, j, out):
+def score_groups(cost: Any, alpha: Any, j: int, out: Any, tops: Any) -> tuple[int, float]:
+    """Write the scores of the stored pairs of target `j`, and the maxima of their groups.
+
+    Parameters
+    ----------
+    cost : DenseCost, PointCost or SparseCost
+        Any cost.
+    alpha : ndarray of float64, of shape (n_sources,)
+        Potentials.
+    j : int
+        The target.
+    out : ndarray of float64
+        Overwritten: as many scores as there are pairs (:func:`source_at` tells whose), then
+        ``-inf`` up to a multiple of ``GROUP``.
+    tops : ndarray of float64
+        Overwritten: ``LANES`` numbers a group, entry l the largest of its scores at places that
+        are l modulo ``LANES``.
+
+    Returns
+    -------
+    int, float
+        Number of groups and the largest score.
+
+    Notes
+    -----
+    Cost: a read and a write a pair; ``3 d`` flops each for points.
+    """
+    row = cost_block(cost, j, j + 1)[0]
+    if isinstance(cost, SparseCost):
+        part = slice(cost.indptr[j], cost.indptr[j + 1])
+        alpha, row = alpha[cost.indices[part]], row[cost.indices[part]]
+    groups = -(-len(row) // GROUP)
+    out[: groups * GROUP] = -np.inf
+    out[: len(row)] = alpha - row
+    folded = out[: groups * GROUP].reshape(groups, -1, LANES)
+    tops[: groups * LANES] = folded.max(axis=1).ravel()
+    return groups, float(out[: groups * GROUP].max(initial=-np.inf))
+
+
+def source_at(cost: Any, j: int, place: int) -> int:
+    """Return the source of a stored pair of target `j`.
+
+    Parameters
+    ----------
+    cost : DenseCost, PointCost or SparseCost
+        Any cost.
+    j : int
+        The target.
+    place : int
+        Where the pair is among those of the target.
+
+    Returns
+    -------
+    int
+        The source; the place itself unless pairs are listed.
+
+    Notes
+    -----
+    Cost: one read at most.
+    """
+    return int(cost.indices[cost.indptr[j] + place]) if isinstance(cost, SparseCost) else place
+
+
+# -- vector code ------------------------------------------------------------------------------
+
+_F64 = ir.DoubleType()
+_VECTOR = ir.VectorType(_F64, LANES)
+_I64 = ir.IntType(64)
+
+
+def _wide_load(builder, pointer, place, dtype):
+    """Load ``LANES`` numbers as float64."""
+    scalar = _F64 if dtype.bitwidth == 64 else ir.FloatType()
+    value = _load(builder, pointer, place, ir.VectorType(scalar, LANES))
+    return value if dtype.bitwidth == 64 else builder.fpext(value, _VECTOR)
+
+
+def _larger(builder, a, b):
+    return builder.select(builder.fcmp_ordered(">", a, b), a, b)
+
+
+def _largest_lane(builder, vector):
+    best = builder.extract_element(vector, ir.Constant(ir.IntType(32), 0))
+    for lane in range(1, LANES):
+        best = _larger(
+            builder, best, builder.extract_element(vector, ir.Constant(ir.IntType(32), lane))
+        )
+    return best
+
+
+def _emit_groups(builder, groups, alpha, out, tops, costs):
+    """Scores and tops of whole groups; ``costs(first)`` emits the vectors of a group's costs."""
+
+    def body(group, carried):
+        first = builder.mul(group, ir.Constant(_I64, GROUP))
+        top = ir.Constant(_VECTOR, [-np.inf] * LANES)
+        for v, value in enumerate(costs(first)):
+            place = builder.add(first, ir.Constant(_I64, v * LANES))
+            score = builder.fsub(_load(builder, alpha, place, _VECTOR), value)
+            _store(builder, score, out, place)
+            top = _larger(builder, score, top)
+        _store(builder, top, tops, builder.mul(group, ir.Constant(_I64, LANES)))
+        return [_larger(builder, top, carried[0])]
+
+    start = ir.Constant(_VECTOR, [-np.inf] * LANES)
+    return _largest_lane(builder, _loop(builder, groups, [start], body)[0])
+
+
+@intrinsic
+def _dense_groups(typingctx, C, start, alpha, out, tops, groups):
+    """Scores of whole groups of a row of the matrix that begins at element ``start``."""
+    signature = types.float64(C, types.intp, alpha, out, tops, types.intp)
+
+    def codegen(context, builder, signature, args):
+        row = builder.gep(_element(builder, context, C, args[0]), [args[1]])
+        arrays = [
+            _element(builder, context, t, a)
+            for t, a in zip((alpha, out, tops), args[2:5], strict=True)
+        ]
+
+        def costs(first):
+            for v in range(GROUP // LANES):
+                place = builder.add(first, ir.Constant(_I64, v * LANES))
+                yield _wide_load(builder, row, place, C.dtype)
+
+        return _emit_groups(builder, args[5], *arrays, costs)
+
+    return signature, codegen
+
+
+@intrinsic
+def _point_groups(typingctx, X, sources, Y, start, dimension, squared, alpha, out, tops, groups):
+    """Scores of whole groups for the point at element ``start`` of ``Y``."""
+    signature = types.float64(
+        X, types.intp, Y, types.intp, types.intp, types.boolean, alpha, out, tops, types.intp
+    )
+
+    def codegen(context, builder, signature, args):
+        points = _element(builder, context, X, args[0])
+        center = builder.gep(_element(builder, context, Y, args[2]), [args[3]])
+        arrays = [
+            _element(builder, context, t, a)
+            for t, a in zip((alpha, out, tops), args[6:9], strict=True)
+        ]
+        scalar = _F64 if Y.dtype.bitwidth == 64 else ir.FloatType()
+
+        def costs(first):
+            def add_coordinate(d, carried):
+                place, *sums = carried
+                y = _load(builder, center, d, scalar)
+                y = _splat(builder, y if scalar is _F64 else builder.fpext(y, _F64), LANES)
+                for v, total in enumerate(sums):
+                    x = _wide_load(
+                        builder, points, builder.add(place, ir.Constant(_I64, v * LANES)), X.dtype
+                    )
+                    step = builder.fsub(x, y)
+                    sums[v] = builder.fadd(total, builder.fmul(step, step))
+                return [builder.add(place, args[1]), *sums]
+
+            zeros = [ir.Constant(_VECTOR, [0.0] * LANES)] * (GROUP // LANES)
+            _, *sums = _loop(builder, args[4], [first, *zeros], add_coordinate)
+            with builder.if_else(args[5]) as (plain, rooted):
+                with plain:
+                    plain_block = builder.block
+                with rooted:
+                    roots = [_call(builder, "sqrt", total) for total in sums]
+                    rooted_block = builder.block
+            for total, root in zip(sums, roots, strict=True):
+                value = builder.phi(_VECTOR)
+                value.add_incoming(total, plain_block)
+                value.add_incoming(root, rooted_block)
+                yield value
+
+        return _emit_groups(builder, args[9], *arrays, lambda first: list(costs(first)))
+
+    return signature, codegen
+
+
+def _mask_intrinsic(count):
+    """Make the intrinsic that tells which of ``count`` numbers are at least a limit."""
+
+    def mask(typingctx, values, start, low):
+        signature = types.uint64(values, types.intp, types.float64)
+
+        def codegen(context, builder, signature, args):
+            pointer = builder.gep(_element(builder, context, values, args[0]), [args[1]])
+            limit = _splat(builder, args[2], LANES)
+            bits = ir.Constant(_I64, 0)
+            for v in range(count // LANES):
+                value = _load(builder, pointer, ir.Constant(_I64, v * LANES), _VECTOR)
+                found = builder.bitcast(builder.fcmp_ordered(">=", value, limit), ir.IntType(LANES))
+                part = builder.zext(found, _I64)
+                bits = builder.or_(bits, builder.shl(part, ir.Constant(_I64, v * LANES)))
+            return bits
+
+        return signature, codegen
+
+    return intrinsic(mask)
+
+
+# Bit s of the result: whether values[start + s] >= low, for a whole group or for its tops.
+group_mask = _mask_intrinsic(GROUP)
+tops_mask = _mask_intrinsic(LANES)
+
+
+@intrinsic
+def lowest_bit(typingctx, bits):
+    """Return the place of the lowest bit that is set; some must be."""
+    signature = types.intp(types.uint64)
+
+    def codegen(context, builder, signature, args):
+        return builder.cttz(args[0], ir.Constant(ir.IntType(1), 1))
+
+    return signature, codegen
+
+
+# -- the kinds of costs -----------------------------------------------------------------------
+
+
+def _by_kind(cost, dense, point, sparse):
     if not isinstance(cost, types.BaseNamedTuple):
         return None
-    return {DenseCost: _dense_scores, PointCost: _point_scores, SparseCost: _sparse_scores}.get(
-        cost.instance_class
-    )
+    return {DenseCost: dense, PointCost: point, SparseCost: sparse}.get(cost.instance_class)
+
+
+@overload(column_scores, jit_options={"error_model": "numpy"}, strict=False)
+def _column_scores(cost, alpha, j, out):
+    return _by_kind(cost, _dense_scores, _point_scores, _sparse_scores)
 
 
 @overload(pair_cost, jit_options={"error_model": "numpy"}, strict=False)
 def _pair_cost(cost, i, j):
-    if not isinstance(cost, types.BaseNamedTuple):
-        return None
-    return {DenseCost: _dense_pair, PointCost: _point_pair, SparseCost: _sparse_pair}.get(
-        cost.instance_class
-    )
+    return _by_kind(cost, _dense_pair, _point_pair, _sparse_pair)
+
+
+@overload(score_groups, jit_options={"error_model": "numpy"}, strict=False)
+def _score_groups(cost, alpha, j, out, tops):
+    return _by_kind(cost, _dense_tops, _point_tops, _sparse_tops)
+
+
+@overload(source_at, jit_options={"error_model": "numpy"}, strict=False)
+def _source_at(cost, j, place):
+    return _by_kind(cost, _own_place, _own_place, _listed_place)
 
 
 def _dense_scores(cost, alpha, j, out):
@@ -126,6 +375,77 @@ def _sparse_pair(cost, i, j):
     if low < cost.indptr[j + 1] and cost.indices[low] == i:
         return np.float64(cost.data[low])
     return np.inf
+
+
+@njit(cache=True, error_model="numpy", nogil=True)
+def _close_group(out, tops, count, top):
+    """Fill the last group up with -inf, make its tops, and return the largest score."""
+    group = count // GROUP
+    first = group * GROUP
+    if first == count:
+        return group, top
+    for p in range(count, first + GROUP):
+        out[p] = -np.inf
+    for lane in range(LANES):
+        best = -np.inf
+        for p in range(first + lane, count, LANES):
+            best = max(best, out[p])
+        tops[group * LANES + lane] = best
+        top = max(top, best)
+    return group + 1, top
+
+
+def _dense_tops(cost, alpha, j, out, tops):
+    keep_apart()
+    m = cost.C.shape[1]
+    top = _dense_groups(cost.C, j * m, alpha, out, tops, m // GROUP)
+    row = cost.C[j]
+    for i in range(m // GROUP * GROUP, m):
+        out[i] = alpha[i] - np.float64(row[i])
+    return _close_group(out, tops, m, top)
+
+
+def _point_tops(cost, alpha, j, out, tops):
+    keep_apart()
+    d, m = cost.X.shape
+    groups = m // GROUP
+    top = _point_groups(cost.X, m, cost.Y, j * d, d, cost.squared, alpha, out, tops, groups)
+    for i in range(groups * GROUP, m):
+        out[i] = alpha[i] - _point_distance(cost.X, cost.Y, cost.squared, i, j)
+    return _close_group(out, tops, m, top)
+
+
+@njit(cache=True, error_model="numpy", nogil=True)
+def _point_distance(X, Y, squared, i, j):
+    square = 0.0
+    for d in range(Y.shape[1]):
+        e = np.float64(X[d, i]) - np.float64(Y[j, d])
+        square += e * e
+    return square if squared else np.sqrt(square)
+
+
+def _sparse_tops(cost, alpha, j, out, tops):
+    start = cost.indptr[j]
+    count = cost.indptr[j + 1] - start
+    for p in range(count):
+        out[p] = alpha[cost.indices[start + p]] - np.float64(cost.data[start + p])
+    top = -np.inf
+    for group in range(count // GROUP):
+        for lane in range(LANES):
+            best = -np.inf
+            for p in range(group * GROUP + lane, (group + 1) * GROUP, LANES):
+                best = max(best, out[p])
+            tops[group * LANES + lane] = best
+            top = max(top, best)
+    return _close_group(out, tops, count, top)
+
+
+def _own_place(cost, j, place):
+    return place
+
+
+def _listed_place(cost, j, place):
+    return cost.indices[cost.indptr[j] + place]
 
 
 @njit(cache=True, error_model="numpy", nogil=True)

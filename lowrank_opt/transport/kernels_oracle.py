@@ -1,0 +1,360 @@
+"""Kernels of the semi-dual: thresholds and capped plans of a range of columns.
+
+A column with scores s, mass b and cap k asks for the ``t >= 0`` of sum b with at most k nonzeros
+that maximises ``s't - gamma/2 |t|^2``: the k largest scores, ties by the lowest index, minus a
+threshold tau that makes the sum right. Two bounds leave few scores to look at: tau is at least
+the largest score minus ``gamma b``, and the k-th largest of the maxima of disjoint sets of scores
+is at most the k-th largest score. No sort is needed: the support of the projection without a cap
+is found first; if it has at most k entries it is the answer, if not all of the k largest scores
+belong to the answer.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+from numba import njit
+
+from lowrank_opt.numerics.kernels_vector import aligned_empty, keep_apart
+from lowrank_opt.transport.kernels_costs import (
+    GROUP,
+    LANES,
+    group_mask,
+    lowest_bit,
+    score_groups,
+    source_at,
+    tops_mask,
+)
+
+__all__ = ["Chunk", "Columns", "Work", "column_work", "evaluate_columns", "gather_columns"]
+
+# Entries below this part of gamma b above the threshold do not count: with exact ties at the
+# threshold rounding would decide otherwise, differently for a list and for a scan.
+_MARGIN = 1e-14
+# Up to this cap the k-th largest number is found by insertion.
+_SMALL_CAP = 64
+# Below this the quotient of a score and gamma loses digits; such columns count as unregularised.
+_TINY = 1e-290
+
+
+class Work(NamedTuple):
+    """What a thread needs for one column.
+
+    Parameters
+    ----------
+    scores, tops : ndarray of float64
+        Scores in groups, and maxima of the groups.
+    places : ndarray of int64
+        Where candidates are.
+    values, copy : ndarray of float64
+        Their scores, relative to the largest; a copy to select from.
+    """
+
+    scores: Any
+    tops: Any
+    places: Any
+    values: Any
+    copy: Any
+
+
+class Columns(NamedTuple):
+    """What is known of every column after an evaluation.
+
+    Parameters
+    ----------
+    tau, psi : ndarray of float64, of shape (n,)
+        Thresholds, and values of the conjugates.
+    counts : ndarray of int64, of shape (n,)
+        Nonzeros of the plan.
+    """
+
+    tau: Any
+    psi: Any
+    counts: Any
+
+
+class Chunk(NamedTuple):
+    """The entries of the plan in a range of columns, one after the other.
+
+    Parameters
+    ----------
+    indices : ndarray of int64
+        Sources.
+    values : ndarray of float64
+        Masses.
+    """
+
+    indices: Any
+    values: Any
+
+
+def column_work(m: int) -> Work:
+    """Return the work space of one thread for `m` sources."""
+    size = GROUP * -(-m // GROUP)
+    return Work(
+        aligned_empty(size, np.float64),
+        aligned_empty(size // GROUP * LANES, np.float64),
+        aligned_empty(size, np.int64),
+        aligned_empty(size, np.float64),
+        aligned_empty(size, np.float64),
+    )
+
+
+@njit(cache=True, error_model="numpy", nogil=True)
+def kth_by_insertion(values, start, count, k, best):
+    """Return the k-th largest of ``values[start:start + count]`` for a small `k <= count`.
+
+    Layout: `best` has at least `k` places of work.
+
+    Cost: ``count`` reads and about ``k log(count / k)`` insertions of k moves.
+    """
+    keep_apart()
+    for e in range(k):
+        best[e] = -np.inf
+    last = k - 1
+    for e in range(start, start + count):
+        value = values[e]
+        if value > best[last]:
+            p = last
+            while p > 0 and best[p - 1] < value:
+                best[p] = best[p - 1]
+                p -= 1
+            best[p] = value
+    return best[last]
+
+
+@njit(cache=True, error_model="numpy", nogil=True)
+def kth_largest(values, count, k):
+    """Return the k-th largest of the first `count` numbers, which it rearranges.
+
+    Cost: about ``3 count`` comparisons.
+    """
+    keep_apart()
+    low, high = 0, count - 1
+    want = k - 1
+    while low < high:
+        a, b, c = values[low], values[(low + high) // 2], values[high]
+        pivot = max(min(a, b), min(max(a, b), c))
+        i, j = low, high
+        while i <= j:
+            while values[i] > pivot:
+                i += 1
+            while values[j] < pivot:
+                j -= 1
+            if i <= j:
+                values[i], values[j] = values[j], values[i]
+                i += 1
+                j -= 1
+        if want <= j:
+            high = j
+        elif want >= i:
+            low = i
+        else:
+            return values[want]
+    return values[low]
+
+
+@njit(cache=True, error_model="numpy", nogil=True)
+def _collect(scores, tops, groups, low, shift, places, values):
+    """Write places and shifted values of the scores that are at least `low`; return how many."""
+    count = 0
+    for group in range(groups):
+        if tops_mask(tops, group * LANES, low) == 0:
+            continue
+        first = group * GROUP
+        bits = group_mask(scores, first, low)
+        while bits != 0:
+            p = first + lowest_bit(bits)
+            bits &= bits - np.uint64(1)
+            places[count] = p
+            values[count] = scores[p] - shift
+            count += 1
+    return count
+
+
+@njit(cache=True, error_model="numpy", nogil=True)
+def _raise_limit(tops, count, low, k, copy, best):
+    """Return a limit of at least `low` that the k largest scores are not below."""
+    above = 0
+    for e in range(count):
+        above += tops[e] >= low
+    if above <= k:
+        return low
+    kept = 0
+    for e in range(count):
+        copy[kept] = tops[e]
+        kept += tops[e] >= low
+    if k <= _SMALL_CAP:
+        return kth_by_insertion(copy, 0, kept, k, best)
+    return kth_largest(copy, kept, k)
+
+
+@njit(cache=True, error_model="numpy", nogil=True, fastmath={"reassoc", "contract"})
+def _sum_above(values, count, limit):
+    """Return the sum and the number of the values above a limit."""
+    total = 0.0
+    above = 0
+    for e in range(count):
+        if values[e] > limit:
+            total += values[e]
+            above += 1
+    return total, above
+
+
+@njit(cache=True, error_model="numpy", nogil=True)
+def _keep_above(places, values, count, limit):
+    """Keep what is above a limit, in order; return how many."""
+    kept = 0
+    for e in range(count):
+        value = values[e]
+        places[kept] = places[e]
+        values[kept] = value
+        kept += value > limit
+    return kept
+
+
+@njit(cache=True, error_model="numpy", nogil=True)
+def _keep_largest(places, values, count, k, copy, best):
+    """Keep the k largest in order, of equal ones the first; return k or `count` if fewer."""
+    if count <= k:
+        return count
+    if k <= _SMALL_CAP:
+        limit = kth_by_insertion(values, 0, count, k, best)
+    else:
+        for e in range(count):
+            copy[e] = values[e]
+        limit = kth_largest(copy, count, k)
+    equal = k - _sum_above(values, count, limit)[1]
+    kept = 0
+    for e in range(count):
+        value = values[e]
+        if value > limit or (value == limit and equal > 0):
+            equal -= value == limit
+            places[kept] = places[e]
+            values[kept] = value
+            kept += 1
+    return kept
+
+
+@njit(cache=True, error_model="numpy", nogil=True)
+def _project(places, values, count, mass, k, copy, best):
+    """Keep the support of the capped projection; return its size and the threshold.
+
+    `values` are relative to the largest, which is 0, and hold the k largest of the column.
+    """
+    limit = (_sum_above(values, count, -np.inf)[0] - mass) / count
+    live = count
+    while True:
+        total, above = _sum_above(values, count, limit + _MARGIN * mass)
+        if above == live:
+            break
+        live = above
+        limit = (total - mass) / live
+    if live < count:
+        count = _keep_above(places, values, count, limit + _MARGIN * mass)
+    count = _keep_largest(places, values, count, k, copy, best)
+    # Summed again over exactly the support: the bits do not depend on what was discarded.
+    return count, (_sum_above(values, count, -np.inf)[0] - mass) / count
+
+
+@njit(cache=True, error_model="numpy", nogil=True)
+def _solve_column(groups, top, mass, gamma, k, work, best):
+    """Leave the places and masses of a column's plan in `work`; return count, tau - top, psi.
+
+    psi is relative to ``top * b``.
+    """
+    scores, tops, places, values, copy = work
+    if gamma * mass <= _TINY:
+        _collect_first(scores, tops, groups, top, places)
+        values[0] = mass
+        return 1, 0.0, 0.0
+    strength = gamma * mass
+    low = top - strength
+    if k < groups * LANES:
+        low = _raise_limit(tops, groups * LANES, low, k, copy, best)
+    count = _collect(scores, tops, groups, low, top, places, values)
+    count, limit = _project(places, values, count, strength, k, copy, best)
+    squares = 0.0
+    for e in range(count):
+        t = (values[e] - limit) / gamma
+        values[e] = t
+        squares += t * t
+    return count, limit, limit * mass + 0.5 * gamma * squares
+
+
+@njit(cache=True, error_model="numpy", nogil=True)
+def _collect_first(scores, tops, groups, top, places):
+    """Write the place of the first score that is at least `top`."""
+    for group in range(groups):
+        if tops_mask(tops, group * LANES, top) != 0:
+            places[0] = group * GROUP + lowest_bit(group_mask(scores, group * GROUP, top))
+            return
+
+
+@njit(cache=True, error_model="numpy", nogil=True)
+def _solve_orthant(groups, top, beta, gamma, k, work, best):
+    """The same without a sum: the k largest positive scores ``s + beta``, divided by gamma."""
+    scores, tops, places, values, copy = work
+    if top + beta <= 0.0:
+        return 0, 0.0
+    low = -beta
+    if k < groups * LANES:
+        low = _raise_limit(tops, groups * LANES, low, k, copy, best)
+    count = _collect(scores, tops, groups, low, -beta, places, values)
+    count = _keep_above(places, values, count, 0.0)
+    count = _keep_largest(places, values, count, k, copy, best)
+    squares = 0.0
+    for e in range(count):
+        t = values[e] / gamma
+        values[e] = t
+        squares += t * t
+    return count, 0.5 * gamma * squares
+
+
+@njit(cache=True, error_model="numpy", nogil=True)
+def evaluate_columns(cost, alpha, beta, b, gamma, k, first, last, filled, columns, chunk, work):
+    """Evaluate the columns ``first .. last - 1`` until the chunk of the plan is full.
+
+    With an empty `beta` the columns are those of the semi-dual; with potentials of the columns
+    those of the dual, whose sums are free.
+
+    Layout: `filled` entries of the chunk are taken already. Returns the first column that is not
+    done, and the number of entries taken.
+
+    Cost: a pass over the costs of these columns, 8 bytes a pair for a matrix in float64.
+    """
+    best = np.empty(_SMALL_CAP)
+    m = alpha.size
+    for j in range(first, last):
+        if filled + min(k, m) > chunk.values.size:
+            return j, filled
+        groups, top = score_groups(cost, alpha, j, work.scores, work.tops)
+        if beta.size > 0:
+            count, psi = _solve_orthant(groups, top, beta[j], gamma, k, work, best)
+            columns.tau[j] = -beta[j]
+            columns.psi[j] = psi
+        else:
+            count, tau, psi = _solve_column(groups, top, b[j], gamma, k, work, best)
+            columns.tau[j] = top + tau
+            columns.psi[j] = top * b[j] + psi
+        columns.counts[j] = count
+        for e in range(count):
+            chunk.indices[filled + e] = source_at(cost, j, work.places[e])
+            chunk.values[filled + e] = work.values[e]
+        filled += count
+    return last, filled
+
+
+@njit(cache=True, error_model="numpy", nogil=True)
+def gather_columns(chunk, count, offset, indices, values, rows):
+    """Copy a chunk of the plan to its place in the whole, and add it to the sums of the rows.
+
+    Cost: 32 bytes an entry, and a scattered addition.
+    """
+    for e in range(count):
+        i = chunk.indices[e]
+        value = chunk.values[e]
+        indices[offset + e] = i
+        values[offset + e] = value
+        rows[i] += value
