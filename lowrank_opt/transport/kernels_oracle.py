@@ -34,6 +34,9 @@ __all__ = ["Chunk", "Columns", "Work", "column_work", "evaluate_columns", "gathe
 _MARGIN = 1e-14
 # Up to this cap the k-th largest number is found by insertion.
 _SMALL_CAP = 64
+# With fewer maxima of groups above the simple bound no better bound is looked for.
+_FEW = 16
+_EPS = np.finfo(np.float64).eps
 # Below this the quotient of a score and gamma loses digits; such columns count as unregularised.
 _TINY = 1e-290
 
@@ -173,33 +176,25 @@ def _collect(scores, tops, groups, low, shift, places, values):
     return count
 
 
-@njit(cache=True, error_model="numpy", nogil=True)
-def _raise_limit(tops, count, low, k, copy, best):
-    """Return a limit of at least `low` that the k largest scores are not below."""
-    above = 0
-    for e in range(count):
-        above += tops[e] >= low
-    if above <= k:
-        return low
-    kept = 0
-    for e in range(count):
-        copy[kept] = tops[e]
-        kept += tops[e] >= low
-    if k <= _SMALL_CAP:
-        return kth_by_insertion(copy, 0, kept, k, best)
-    return kth_largest(copy, kept, k)
-
-
 @njit(cache=True, error_model="numpy", nogil=True, fastmath={"reassoc", "contract"})
 def _sum_above(values, count, limit):
     """Return the sum and the number of the values above a limit."""
     total = 0.0
     above = 0
     for e in range(count):
-        if values[e] > limit:
-            total += values[e]
-            above += 1
+        value = values[e]
+        total += value if value > limit else 0.0
+        above += value > limit
     return total, above
+
+
+@njit(cache=True, error_model="numpy", nogil=True)
+def _count_from(values, count, low):
+    """Return the number of values that are at least a limit."""
+    above = 0
+    for e in range(count):
+        above += values[e] >= low
+    return above
 
 
 @njit(cache=True, error_model="numpy", nogil=True)
@@ -238,19 +233,57 @@ def _keep_largest(places, values, count, k, copy, best):
 
 
 @njit(cache=True, error_model="numpy", nogil=True)
-def _project(places, values, count, mass, k, copy, best):
-    """Keep the support of the capped projection; return its size and the threshold.
+def _threshold(values, count, mass):
+    """Return the threshold of a column without a cap, and the size of its support.
 
-    `values` are relative to the largest, which is 0, and hold the k largest of the column.
+    `values` are relative to the largest, which is 0. Every pass drops what is not above the
+    threshold of what was left; the threshold only rises.
     """
     limit = (_sum_above(values, count, -np.inf)[0] - mass) / count
     live = count
     while True:
         total, above = _sum_above(values, count, limit + _MARGIN * mass)
         if above == live:
-            break
+            return limit, live
         live = above
         limit = (total - mass) / live
+
+
+@njit(cache=True, error_model="numpy", nogil=True)
+def _raise_limit(tops, count, low, top, mass, k, copy, best):
+    """Return a limit of at least `low` below which no score can count.
+
+    The tops are scores of different sources: the threshold of any set of at most k scores is a
+    lower bound on the column's, and the k-th largest of any set one on the k-th largest score.
+    With an infinite `mass` only the second bound is used.
+    """
+    above = _count_from(tops, count, low)
+    if above <= min(k, _FEW):
+        return low
+    kept = 0
+    for e in range(count):
+        copy[kept] = tops[e] - top
+        kept += tops[e] >= low
+    if mass < np.inf and k > _FEW:
+        limit, support = _threshold(copy, kept, mass)
+        if support <= k:
+            return max(low, top + limit - 8.0 * _EPS * (abs(top) - limit))
+    elif kept <= k:
+        return low
+    if k <= _SMALL_CAP:
+        limit = kth_by_insertion(copy, 0, kept, k, best)
+    else:
+        limit = kth_largest(copy, kept, k)
+    return max(low, top + limit - 8.0 * _EPS * (abs(top) - limit))
+
+
+@njit(cache=True, error_model="numpy", nogil=True)
+def _project(places, values, count, mass, k, copy, best):
+    """Keep the support of the capped projection; return its size and the threshold.
+
+    `values` are relative to the largest, which is 0, and hold the k largest of the column.
+    """
+    limit, live = _threshold(values, count, mass)
     if live < count:
         count = _keep_above(places, values, count, limit + _MARGIN * mass)
     count = _keep_largest(places, values, count, k, copy, best)
@@ -270,9 +303,7 @@ def _solve_column(groups, top, mass, gamma, k, work, best):
         values[0] = mass
         return 1, 0.0, 0.0
     strength = gamma * mass
-    low = top - strength
-    if k < groups * LANES:
-        low = _raise_limit(tops, groups * LANES, low, k, copy, best)
+    low = _raise_limit(tops, groups * LANES, top - strength, top, strength, k, copy, best)
     count = _collect(scores, tops, groups, low, top, places, values)
     count, limit = _project(places, values, count, strength, k, copy, best)
     squares = 0.0
@@ -298,9 +329,7 @@ def _solve_orthant(groups, top, beta, gamma, k, work, best):
     scores, tops, places, values, copy = work
     if top + beta <= 0.0:
         return 0, 0.0
-    low = -beta
-    if k < groups * LANES:
-        low = _raise_limit(tops, groups * LANES, low, k, copy, best)
+    low = _raise_limit(tops, groups * LANES, -beta, top, np.inf, k, copy, best)
     count = _collect(scores, tops, groups, low, -beta, places, values)
     count = _keep_above(places, values, count, 0.0)
     count = _keep_largest(places, values, count, k, copy, best)
