@@ -1,0 +1,497 @@
+r"""Kernels of the proximal step: the k-support prox of columns over lists of their entries.
+
+The prox of a column is
+
+.. math:: \min_t\; \tfrac12 \|t - v\|^2 + \tfrac\rho2 \|t\|_{(k)}^2
+    \quad\text{s.t.}\quad t \ge 0,\; 1^\top t = b .
+
+With :math:`w = v + \tau` its solution has three zones: entries up to q are zero, those in the
+middle become ``w - q``, the large ones ``w / (1 + rho)``. :func:`prox_of_rows` solves many at
+once, with or without the constraint on the sum; it also serves
+:func:`lowrank_opt.transport.prox_k_support`.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numba import njit
+
+from lowrank_opt.transport.kernels_costs import column_scores, pair_cost
+
+__all__ = [
+    "cross_transform",
+    "evaluate_lists",
+    "fill_lists",
+    "plan_value",
+    "prox_of_rows",
+    "sort_down",
+]
+
+# Up to this length entries are sorted by insertion.
+_SHORT = 40
+# Pieces of the equation for tau that are tried; bisection alone needs about 100.
+_TRIES = 300
+
+
+@njit(cache=True, error_model="numpy", nogil=True)
+def _before(values, order, i, j):
+    """Whether entry `i` comes before entry `j`: larger value, or the same and a lower place."""
+    return values[i] > values[j] or (values[i] == values[j] and order[i] < order[j])
+
+
+@njit(cache=True, error_model="numpy", nogil=True)
+def _swap(values, order, i, j):
+    values[i], values[j] = values[j], values[i]
+    order[i], order[j] = order[j], order[i]
+
+
+@njit(cache=True, error_model="numpy", nogil=True)
+def sort_down(values, order, count):
+    """Sort the first `count` values in descending order, and `order` with them, in place.
+
+    Equal values are in ascending order of `order`. Insertion sort for short arrays, heap sort
+    for others.
+
+    Cost: ``O(count log count)`` comparisons; ``count^2 / 4`` up to a length of 40.
+    """
+    if count <= _SHORT:
+        for i in range(1, count):
+            value, place = values[i], order[i]
+            j = i - 1
+            while j >= 0 and (values[j] < value or (values[j] == value and order[j] > place)):
+                values[j + 1], order[j + 1] = values[j], order[j]
+                j -= 1
+            values[j + 1], order[j + 1] = value, place
+        return
+    for start in range(count // 2 - 1, -1, -1):
+        _sift(values, order, start, count)
+    for end in range(count - 1, 0, -1):
+        _swap(values, order, 0, end)
+        _sift(values, order, 0, end)
+
+
+@njit(cache=True, error_model="numpy", nogil=True)
+def _sift(values, order, root, end):
+    """Restore the heap below `root`; its top is what comes last."""
+    while True:
+        child = 2 * root + 1
+        if child >= end:
+            return
+        if child + 1 < end and _before(values, order, child, child + 1):
+            child += 1
+        if not _before(values, order, root, child):
+            return
+        _swap(values, order, root, child)
+        root = child
+
+
+@njit(cache=True, error_model="numpy", nogil=True)
+def _walk(v, tau, count, k, rho):
+    """Zones at a given tau: ``(q, h, u)``; large are entries ``< h``, middle ones ``h .. u - 1``.
+
+    `v` is sorted, `count` entries of ``v + tau`` are positive, more than k. The equation for q is
+    walked along its breakpoints in 1/q.
+
+    Cost: at most ``count + k`` steps.
+    """
+    top, below = v[k - 1] + tau, v[k] + tau
+    if rho * top >= (1.0 + rho) * below:
+        return rho * top / (1.0 + rho), k, k
+    ratio = (1.0 + rho) / rho
+    h, u = 0, 1
+    total = v[0] + tau
+    y = 0.0
+    while True:
+        enters = 1.0 / (v[u] + tau) if u < count else np.inf
+        leaves = ratio / (v[h] + tau) if h < u else np.inf
+        y = min(enters, leaves)
+        if h + rho * (total * y - (u - h)) >= k or y == np.inf:
+            return rho * total / (k - h + rho * (u - h)), h, u
+        if enters < leaves:
+            total += v[u] + tau
+            u += 1
+        else:
+            total -= v[h] + tau
+            h += 1
+
+
+@njit(cache=True, error_model="numpy", nogil=True)
+def prox_sorted(v, sums, count, b, k, rho):
+    """Solve the prox of one column whose entries are sorted, the largest being 0.
+
+    `sums` is work space of length ``count + 1``. Returns ``(tau, q, h, u)``: with ``w = v + tau``
+    the first h entries become ``w / (1 + rho)``, those up to u ``w - q``, others zero. Any entry
+    with ``w <= q`` that `v` does not have would not change the solution.
+
+    The sum of the entries is piecewise linear in tau: Newton steps, which end on the piece of
+    the root, guarded by bisection.
+
+    Cost: ``O(count)`` a piece that is met, mostly fewer than ten.
+    """
+    goal = (1.0 + rho) * b
+    sums[0] = 0.0
+    tau, r = goal, 0
+    for i in range(count):
+        sums[i + 1] = sums[i] + v[i]
+        trial = (goal - sums[i + 1]) / (i + 1)
+        if r == i and v[i] + trial > 0.0:
+            tau, r = trial, i + 1
+    if r <= k:
+        return tau, (rho * (v[k - 1] + tau) / (1.0 + rho) if r == k else 0.0), r, r
+    pad = 1e-9 * goal
+    low, high = -pad, goal + pad
+    newton, last_h, last_u = True, -1, -1
+    q, h, u = 0.0, 0, 0
+    for _ in range(_TRIES):
+        if not low < tau < high:
+            tau, newton = 0.5 * (low + high), False
+        positive = 0
+        left, right = 0, count
+        while left < right:  # entries are sorted: bisect for the first w <= 0
+            positive = (left + right) // 2
+            if v[positive] + tau > 0.0:
+                left = positive + 1
+            else:
+                right = positive
+        positive = left
+        if positive <= k:
+            q, h, u = 0.0, positive, positive
+        else:
+            q, h, u = _walk(v, tau, positive, k, rho)
+        if newton and h == last_h and u == last_u:
+            return tau, q, h, u
+        slope = (k - h) / (k - h + rho * (u - h)) if u > h else 0.0
+        A = h / (1.0 + rho) + slope * (u - h)
+        B = sums[h] / (1.0 + rho) + slope * (sums[u] - sums[h])
+        F = A * tau + B - b
+        if F > 0.0:
+            high = tau
+        else:
+            low = tau
+        if abs(F) <= 1e-16 * b or high - low <= 4e-16 * max(abs(low), abs(high)):
+            return tau, q, h, u
+        last_h, last_u = h, u
+        tau = (b - B) / A if A > 0.0 else np.inf
+        newton = True
+    return tau, q, h, u
+
+
+@njit(cache=True, error_model="numpy", nogil=True)
+def _fill(v, tau, q, h, u, b, rho, out):
+    """Write the entries of the solution, scaled so that their sum is `b` to rounding."""
+    shrink = 1.0 / (1.0 + rho)
+    total = 0.0
+    for i in range(h):
+        out[i] = (v[i] + tau) * shrink
+        total += out[i]
+    for i in range(h, u):
+        out[i] = max(v[i] + tau - q, 0.0)
+        total += out[i]
+    scale = b / total
+    for i in range(u):
+        out[i] *= scale
+
+
+@njit(cache=True, error_model="numpy", nogil=True)
+def prox_of_rows(V, k, rho, totals, out):
+    """Write the prox of every row of `V` into `out`; see the module.
+
+    Parameters are ``V`` and ``out`` of shape (number, length) in float64, the cap ``k >= 1``, the
+    weight ``rho >= 0`` and the sums ``totals`` of shape (number,); a negative or NaN one means
+    that the sum is free (then the solution is that of ``t >= 0`` alone).
+
+    Cost: ``O(length log length)`` a row.
+    """
+    number, length = V.shape
+    values, sums = np.empty(length), np.empty(length + 1)
+    entries, order = np.empty(length), np.empty(length, np.int64)
+    for row in range(number):
+        b = totals[row]
+        out[row] = 0.0
+        if b == 0.0:
+            continue
+        free = not b > 0.0
+        top = V[row, 0]
+        for i in range(length):
+            top = max(top, V[row, i])
+        bound = 0.0 if free else top - (1.0 + rho) * b
+        count = 0
+        for i in range(length):
+            if V[row, i] > bound:
+                values[count] = V[row, i] - (0.0 if free else top)
+                order[count] = i
+                count += 1
+        if count == 0:
+            if not free:  # everything rounds to the largest entry
+                for i in range(length):
+                    if V[row, i] == top:
+                        out[row, i] = b
+                        break
+            continue
+        sort_down(values, order, count)
+        if free:
+            q, h, u = 0.0, count, count
+            if count > k and rho > 0.0:
+                q, h, u = _walk(values, 0.0, count, k, rho)
+            for i in range(h):
+                out[row, order[i]] = values[i] / (1.0 + rho)
+            for i in range(h, u):
+                out[row, order[i]] = max(values[i] - q, 0.0)
+            continue
+        tau, q, h, u = prox_sorted(values, sums, count, b, count if rho == 0.0 else k, rho)
+        _fill(values, tau, q, h, u, b, rho, entries)
+        for i in range(u):
+            out[row, order[i]] = entries[i]
+
+
+@njit(cache=True, error_model="numpy", nogil=True)
+def fill_lists(
+    cost, alpha, first, b, gamma, k, radius, center, level, tau, ptr, idx, costs, plan, work
+):  # fmt: skip
+    """List the entries of columns that can matter near `alpha`, and evaluate the semi-dual.
+
+    Of column ``first + j`` the list has all sources with a score of at least
+    ``level[j] = max - radius[j]`` and the support of ``center = (indptr, indices, values)``,
+    ascending; `plan` has the values of `center`. `work` is ``(negated, values, order)``, each of
+    the length m. Writes `level`, the thresholds `tau` of the semi-dual and `ptr`.
+
+    Returns the sum of the conjugates less ``b_j`` times the largest score, the sum of these
+    products, and the number of entries; if it is larger than `idx`, nothing is listed correctly.
+
+    Cost: one pass over the costs of the columns.
+    """
+    negated, values, order = work
+    zeros = np.zeros(alpha.size)
+    places, sources, entries = center
+    room = idx.size
+    filled = 0
+    small, large = 0.0, 0.0
+    ptr[0] = 0
+    for j in range(b.size):
+        column_scores(cost, zeros, first + j, negated)
+        top = _largest(alpha, negated)
+        bound = top - gamma * b[j]
+        level[j] = top - radius[j]
+        cut = min(level[j], bound)
+        e, e_end = places[first + j], places[first + j + 1]
+        following = sources[e] if e < e_end else alpha.size
+        count = 0
+        for i in range(alpha.size):
+            score = alpha[i] + negated[i]
+            if score < cut and i != following:
+                continue
+            if score > bound:
+                values[count] = score - top
+                order[count] = i
+                count += 1
+            kept = score >= level[j] and negated[i] > -np.inf
+            if kept or i == following:
+                if filled < room:
+                    idx[filled] = i
+                    costs[filled] = -negated[i]
+                    plan[filled] = 0.0
+                    if i == following:
+                        plan[filled] = entries[e]
+                filled += 1
+                if i == following:
+                    e += 1
+                    following = sources[e] if e < e_end else alpha.size
+        ptr[j + 1] = filled
+        shift, value = _conjugate(values, order, count, gamma, b[j], k)
+        tau[j] = top + shift
+        small += value
+        large += b[j] * top
+    return small, large, filled
+
+
+@njit(cache=True, error_model="numpy", nogil=True)
+def _largest(alpha, negated):
+    """Largest score, in four chains that the processor can run side by side."""
+    a = b = c = d = -np.inf
+    end = alpha.size - alpha.size % 4
+    for i in range(0, end, 4):
+        a = max(a, alpha[i] + negated[i])
+        b = max(b, alpha[i + 1] + negated[i + 1])
+        c = max(c, alpha[i + 2] + negated[i + 2])
+        d = max(d, alpha[i + 3] + negated[i + 3])
+    for i in range(end, alpha.size):
+        a = max(a, alpha[i] + negated[i])
+    return max(max(a, b), max(c, d))
+
+
+@njit(cache=True, error_model="numpy", nogil=True)
+def _conjugate(values, order, count, gamma, b, k):
+    """Threshold and conjugate of a column, both relative to its largest score."""
+    if gamma == 0.0 or count == 0:
+        return 0.0, 0.0
+    goal = gamma * b
+    if count > 1:
+        sort_down(values, order, count)
+    total, tau, used = 0.0, -goal, 0
+    for i in range(min(k, count)):
+        total += values[i]
+        trial = (total - goal) / (i + 1)
+        if not values[i] > trial:
+            break
+        tau, used = trial, i + 1
+    squares = 0.0
+    for i in range(used):
+        squares += (values[i] - tau) ** 2
+    return tau, tau * b + squares / (2.0 * gamma)
+
+
+@njit(cache=True, error_model="numpy", nogil=True)
+def evaluate_lists(
+    lists, b, alpha, mu, gamma, k, level, rise, out_ptr, out_idx, out_val, heads, depth, threshold,
+    rows, work,
+):  # fmt: skip
+    """Solve the proximal problems of columns over their lists.
+
+    `lists` is ``(ptr, idx, costs, plan)`` of :func:`fill_lists`. Column j comes out as entries
+    ``out_ptr[j] .. out_ptr[j + 1] - 1`` of ``out_idx`` and ``out_val``, large zone first, with
+    ``heads[j]`` entries in it. ``depth[j]`` is how far below the largest score an entry that is
+    not in the plan may lie without changing the solution; ``threshold[j]`` is minus the multiplier
+    of the column's sum. Row sums are added to `rows`. `work` is ``(values, order, sums)`` of the
+    length of the longest list plus one.
+
+    Returns the sum of the optimal values less ``b_j`` times the largest score, the sum of these
+    products, the convex penalty and cost of the plan (the latter twice, signed and absolute), and
+    the number of columns in which entries outside the list might matter: with levels that have
+    risen by `rise` they may exceed what ``depth`` allows.
+
+    Cost: one pass over the lists, and a sort of the entries near the top.
+    """
+    ptr, idx, costs, plan = lists
+    values, order, sums = work
+    rho = mu * gamma
+    inverse = 0.5 / mu
+    small, large, penalty, cost, size = 0.0, 0.0, 0.0, 0.0, 0.0
+    failed = 0
+    end = 0
+    out_ptr[0] = 0
+    for j in range(b.size):
+        first, last = ptr[j], ptr[j + 1]
+        top, best = -np.inf, -np.inf
+        for e in range(first, last):
+            top = max(top, alpha[idx[e]] - costs[e])
+        for e in range(first, last):
+            best = max(best, plan[e] + mu * (alpha[idx[e]] - costs[e] - top))
+        bound = best - (1.0 + rho) * b[j]
+        count = 0
+        away = 0.0
+        for e in range(first, last):
+            value = plan[e] + mu * (alpha[idx[e]] - costs[e] - top)
+            if value > bound:
+                values[count] = value - best
+                order[count] = e
+                count += 1
+            else:
+                away += plan[e] * plan[e]
+        sort_down(values, order, count)
+        tau, q, h, u = prox_sorted(values, sums, count, b[j], k, rho)
+        _fill(values, tau, q, h, u, b[j], rho, out_val[end:])
+        # w = plan + mu (score - top) + tau - best: an entry outside the plan is zero below q
+        depth[j] = (tau - best - q) / mu
+        threshold[j] = top - (tau - best) / mu
+        if level[j] + rise > top - depth[j]:
+            failed += 1
+        gain, head, tail, spent, spent_size = 0.0, 0.0, 0.0, 0.0, 0.0
+        for p in range(u):
+            e = order[p]
+            t = out_val[end + p]
+            gain += t * (alpha[idx[e]] - costs[e] - top)
+            away += (t - plan[e]) ** 2
+            spent += t * costs[e]
+            spent_size += t * abs(costs[e])
+            if p < h:
+                head += t * t
+            else:
+                tail += t
+            rows[idx[e]] += t
+            out_idx[end + p] = idx[e]
+        for p in range(u, count):
+            away += plan[order[p]] ** 2
+        if u > h:
+            head += tail * tail / (k - h)
+        small += gain - 0.5 * gamma * head - inverse * away
+        large += b[j] * top
+        penalty += 0.5 * gamma * head
+        cost += spent
+        size += spent_size
+        heads[j] = h
+        end += u
+        out_ptr[j + 1] = end
+    return small, large, penalty, cost, size, failed
+
+
+@njit(cache=True, error_model="numpy", nogil=True)
+def cross_transform(cost, targets, beta, goal, smallest, out):
+    """Write potentials of all sources that fit those of some targets.
+
+    ``out[i]`` is the t with ``sum_j [t + beta_j - c_ij]_+ = goal`` over the targets, as far as
+    the ``smallest.shape[1]`` smallest ``c_ij - beta_j``, which are kept in `smallest`, tell.
+
+    Cost: one pass over the costs of the targets.
+    """
+    m, width = smallest.shape
+    zeros, negated = np.zeros(m), np.empty(m)
+    smallest[:] = np.inf
+    for place in range(targets.size):
+        column_scores(cost, zeros, targets[place], negated)
+        for i in range(m):
+            value = -negated[i] - beta[place]
+            if value < smallest[i, width - 1]:
+                e = width - 1
+                while e > 0 and smallest[i, e - 1] > value:
+                    smallest[i, e] = smallest[i, e - 1]
+                    e -= 1
+                smallest[i, e] = value
+    for i in range(m):
+        total = 0.0
+        out[i] = smallest[i, 0]
+        for e in range(width):
+            if not smallest[i, e] < np.inf:
+                break
+            total += smallest[i, e]
+            trial = (goal + total) / (e + 1)
+            if not trial > smallest[i, e]:
+                break
+            out[i] = trial
+
+
+@njit(cache=True, error_model="numpy", nogil=True)
+def plan_value(cost, indptr, indices, values, k):
+    """Cost of a plan, the same with absolute values, and half its squared k-support norms.
+
+    Cost: one pass over the entries, and a sort of those of columns with more than k.
+    """
+    spent, size, norms = 0.0, 0.0, 0.0
+    longest = 0
+    for j in range(indptr.size - 1):
+        longest = max(longest, indptr[j + 1] - indptr[j])
+    entries, order = np.empty(longest), np.empty(longest, np.int64)
+    for j in range(indptr.size - 1):
+        first, count = indptr[j], indptr[j + 1] - indptr[j]
+        total = 0.0
+        for e in range(count):
+            t = values[first + e]
+            entries[e], order[e] = t, e
+            total += t
+            if t != 0.0:
+                c = pair_cost(cost, indices[first + e], j)
+                spent += t * c
+                size += abs(t * c)
+        if count > k:
+            sort_down(entries, order, count)
+        head = 0
+        # the large ones count one by one while they exceed the mean of the rest over its places
+        while count > k and head < k - 1 and entries[head] * (k - head) > total:
+            norms += 0.5 * entries[head] ** 2
+            total -= entries[head]
+            head += 1
+        if count > k:
+            norms += 0.5 * total * total / (k - head)
+        else:
+            for e in range(count):
+                norms += 0.5 * entries[e] ** 2
+    return spent, size, norms

@@ -1,0 +1,291 @@
+"""The proximal subproblem of "ssnal": its dual objective over exact lists of entries."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+from lowrank_opt.transport.kernels_costs import scores_of_targets
+from lowrank_opt.transport.kernels_prox import evaluate_lists, fill_lists
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from lowrank_opt.transport.canonical import Canonical
+
+__all__ = ["Proximal", "ProximalOracle", "empty_plan"]
+
+# Columns are evaluated in so many pieces, whatever the number of threads: the sums of the pieces
+# are added in order, so that the bits do not depend on it.
+_PIECES, _LEAST_COLUMNS = 8, 64
+# Entries of a list are aimed at in so many sampled columns.
+_TARGET, _SAMPLED = 40, 40
+# A list reaches so many times as deep as the last solution did.
+_REACH = 1.5
+# Scans at the same potentials before a list gets the radius that is always enough.
+_RESCANS = 3
+# Threads are worth their start from this number of pairs on.
+_PARALLEL = 200_000
+
+
+def empty_plan(n: int) -> tuple[Any, Any, Any]:
+    """Return the plan of `n` columns without entries.
+
+    Parameters
+    ----------
+    n : int
+        Number of columns.
+
+    Returns
+    -------
+    tuple of ndarray
+        ``(indptr, indices, values)``.
+    """
+    return np.zeros(n + 1, np.int64), np.zeros(0, np.int64), np.zeros(0)
+
+
+class _Lists(NamedTuple):
+    """Entries of a range of columns that can matter near the potentials `alpha`."""
+
+    alpha: Any
+    level: Any
+    parts: tuple[Any, Any, Any, Any]
+    longest: int
+    sums: tuple[float, float]  # of the semi-dual at `alpha`
+    tau: Any
+    safe: bool  # whether nothing outside the lists can matter at `alpha`
+
+
+class Proximal(NamedTuple):
+    """Value of the proximal problems of all columns, and their solutions.
+
+    Parameters
+    ----------
+    value : float
+        Sum of the optimal values.
+    rows : ndarray of shape (m,)
+        Row sums of the plan.
+    penalty, cost, size : float
+        Convex penalty of the plan, its cost, and its cost with absolute values.
+    pieces : list of tuple
+        Supports by ranges of columns, see :meth:`support`.
+    threshold, depth : ndarray of shape (n,)
+        Minus the multipliers of the columns' sums; how far below its largest score the solution
+        of a column reaches.
+    """
+
+    value: float
+    rows: Any
+    penalty: float
+    cost: float
+    size: float
+    pieces: list[tuple[Any, ...]]
+    threshold: Any
+    depth: Any
+
+    def support(self) -> tuple[Any, Any, Any, Any]:
+        """Return ``(indptr, indices, values, heads)``: by columns, the large zone first."""
+        counts = np.concatenate([np.diff(piece[0]) for piece in self.pieces])
+        indptr = np.concatenate([[0], np.cumsum(counts)])
+        indices, values, heads = (
+            np.concatenate([piece[part] for piece in self.pieces]) for part in (1, 2, 3)
+        )
+        return indptr, indices, values, heads
+
+    def plan(self) -> tuple[Any, Any, Any]:
+        """Return ``(indptr, indices, values)`` with ascending indices and positive values."""
+        indptr, indices, values, _ = self.support()
+        owner = np.repeat(np.arange(len(indptr) - 1), np.diff(indptr))
+        order = np.lexsort((indices, owner))
+        order = order[values[order] > 0]
+        counts = np.bincount(owner[order], minlength=len(indptr) - 1)
+        return np.concatenate([[0], np.cumsum(counts)]), indices[order], values[order]
+
+
+class ProximalOracle:
+    """Dual objective of the proximal subproblem around a plan.
+
+    Parameters
+    ----------
+    canonical : Canonical
+        The problem.
+    screening : bool, default=True
+        Whether lists serve more than one evaluation.
+    n_threads : int, default=1
+        Threads; the bits are the same for every number.
+    """
+
+    def __init__(self, canonical: Canonical, *, screening: bool = True, n_threads: int = 1) -> None:
+        n, m = canonical.n, canonical.m
+        self.canonical = canonical
+        self.screening = screening
+        pieces = max(1, min(_PIECES, n // _LEAST_COLUMNS))
+        edges = [n * i // pieces for i in range(pieces + 1)]
+        self.ranges = list(itertools.pairwise(edges))
+        self.n_threads = n_threads if n * m >= _PARALLEL else 1
+        self.k = canonical.m if canonical.gamma == 0 else canonical.k
+        self.n_scans = 0.0
+        self.n_evaluations = 0
+        self.mu = 0.0
+        self.center = empty_plan(n)
+        self.lists: list[_Lists] = []
+        self._pool: ThreadPoolExecutor | None = None
+
+    @contextlib.contextmanager
+    def threads(self) -> Iterator[None]:
+        """Keep the threads alive inside a ``with`` block."""
+        if self.n_threads <= 1:
+            yield
+            return
+        with ThreadPoolExecutor(self.n_threads) as self._pool:
+            try:
+                yield
+            finally:
+                self._pool = None
+
+    def _each(self, function: Any) -> list[Any]:
+        pieces = range(len(self.ranges))
+        if self._pool is None:
+            return [function(piece) for piece in pieces]
+        return list(self._pool.map(function, pieces))
+
+    def scan(
+        self, alpha: Any, mu: float, center: tuple[Any, Any, Any], depth: Any = None
+    ) -> tuple[float, Any]:
+        """Read all costs: evaluate the semi-dual, make lists for a new subproblem.
+
+        Parameters
+        ----------
+        alpha : ndarray of shape (m,)
+            Potentials.
+        mu : float
+            Weight of the proximal term is ``1 / mu``.
+        center : tuple of ndarray
+            Plan of the proximal term.
+        depth : ndarray of shape (n,) or None, default=None
+            How deep solutions are expected to reach; ``None``: as deep as they can.
+
+        Returns
+        -------
+        float, ndarray of shape (n,)
+            Sum of the conjugates of the semi-dual, and its thresholds.
+        """
+        view = self.canonical
+        self.mu, self.center = mu, center
+        safe = (1.0 / mu + view.gamma) * view.b
+        reach = safe if depth is None else np.minimum(safe, _REACH * depth)
+        self.slack = self._slack(alpha, reach) if self.screening else 0.0
+        alpha = alpha.copy()
+        self.lists = self._each(lambda piece: self._list(piece, alpha, reach, depth is None))
+        self.n_scans += 1
+        value = sum(lists.sums[0] for lists in self.lists)
+        value += sum(lists.sums[1] for lists in self.lists)
+        return value, np.concatenate([lists.tau for lists in self.lists])
+
+    def _slack(self, alpha: Any, reach: Any) -> float:
+        """How much deeper than `reach` lists go, so that they have about 40 entries."""
+        view = self.canonical
+        least = 0.5 * float(np.mean(reach))
+        if view.m <= _TARGET:
+            return least
+        out = np.empty((1, view.m))
+        room = []
+        for j in range(0, view.n, -(-view.n // _SAMPLED)):
+            scores_of_targets(view.cost, alpha, j, j + 1, out)
+            rank = np.partition(out[0], view.m - 1 - _TARGET)[view.m - 1 - _TARGET]
+            room.append(min(out[0].max() - rank, 1e300) - reach[j])
+        return max(least, float(np.median(room)))
+
+    def _list(self, piece: int, alpha: Any, reach: Any, safe: bool) -> _Lists:
+        view = self.canonical
+        first, last = self.ranges[piece]
+        work = (np.empty(view.m), np.empty(view.m), np.empty(view.m, np.int64))
+        b, radius = view.b[first:last], reach[first:last] + self.slack
+        level, tau, ptr = (np.empty(last - first) for _ in range(3))
+        ptr = np.empty(last - first + 1, np.int64)
+        if len(self.lists) == len(self.ranges):
+            room = int(1.2 * len(self.lists[piece].parts[1])) + 64
+        else:
+            room = 2 * _TARGET * (last - first) + 64
+        while True:
+            parts = (np.empty(room, np.int64), np.empty(room), np.empty(room))
+            small, large, filled = fill_lists(
+                view.cost, alpha, first, b, view.gamma, view.k, radius, self.center, level, tau,
+                ptr, *parts, work,
+            )  # fmt: skip
+            if filled <= room:
+                break
+            room = filled
+        parts = tuple(part[:filled] for part in parts)
+        longest = int(np.diff(ptr).max())
+        return _Lists(alpha, level, (ptr, *parts), longest, (small, large), tau, safe)
+
+    def evaluate(self, alpha: Any) -> Proximal:
+        """Return the proximal problems' value and solutions; reads costs where lists fall short.
+
+        Parameters
+        ----------
+        alpha : ndarray of shape (m,)
+            Potentials.
+
+        Returns
+        -------
+        Proximal
+            Values and plan.
+        """
+        self.n_evaluations += 1
+        results = self._each(lambda piece: self._evaluate(piece, alpha))
+        sums = np.array([result[0] for result in results])
+        rows = np.zeros(self.canonical.m)
+        for result in results:
+            rows += result[1]
+        self.n_scans += sum(result[2] for result in results)
+        totals = [float(sum(sums[:, part])) for part in range(5)]
+        return Proximal(
+            totals[0] + totals[1], rows, totals[2], totals[3], totals[4],
+            [result[3] for result in results],
+            np.concatenate([result[4] for result in results]),
+            np.concatenate([result[5] for result in results]),
+        )  # fmt: skip
+
+    def _evaluate(self, piece: int, alpha: Any) -> tuple[Any, ...]:
+        view = self.canonical
+        first, last = self.ranges[piece]
+        b, n = view.b[first:last], last - first
+        safe = (1.0 / self.mu + view.gamma) * view.b
+        rescans = 0
+        lists = self.lists[piece]
+        if not self.screening and not np.array_equal(lists.alpha, alpha):
+            lists = self._list(piece, alpha.copy(), safe, True)
+            rescans = 1
+        depth, threshold = np.empty(n), np.empty(n)
+        here = np.array_equal(lists.alpha, alpha)
+        while True:
+            idx = lists.parts[1]
+            rows = np.zeros(view.m)
+            out = (np.empty(n + 1, np.int64), np.empty(len(idx), np.int64), np.empty(len(idx)))
+            heads = np.empty(n, np.int64)
+            size = lists.longest + 1
+            work = (np.empty(size), np.empty(size, np.int64), np.empty(size))
+            rise = 0.0 if here else float(np.max(alpha - lists.alpha))
+            *sums, failed = evaluate_lists(
+                lists.parts, b, alpha, self.mu, view.gamma, self.k, lists.level, rise, *out,
+                heads, depth, threshold, rows, work,
+            )  # fmt: skip
+            if not failed or (here and lists.safe):
+                break
+            rescans += 1
+            always = here and rescans > _RESCANS
+            reach = safe.copy()
+            if not always:
+                wanted = _REACH * 2.0 ** (rescans - 1) * np.maximum(depth, 0.0)
+                reach[first:last] = np.minimum(safe[first:last], wanted)
+            lists, here = self._list(piece, alpha.copy(), reach, always), True
+        self.lists[piece] = lists
+        filled = int(out[0][-1])
+        part = (out[0], out[1][:filled], out[2][:filled], heads)
+        return sums, rows, rescans / len(self.ranges), part, threshold, depth

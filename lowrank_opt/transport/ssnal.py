@@ -1,0 +1,421 @@
+"""Engine of "ssnal": a proximal point method on the relaxed plan, semismooth Newton inside."""
+
+from __future__ import annotations
+
+import math
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+from lowrank_opt.core.errors import ParameterError
+from lowrank_opt.core.params import make_rng
+from lowrank_opt.transport import starts
+from lowrank_opt.transport.canonical import EXACT, UPPER, row_dual, row_penalty
+from lowrank_opt.transport.kernels_prox import plan_value
+from lowrank_opt.transport.newton import laplacian
+from lowrank_opt.transport.proximal import Proximal, ProximalOracle, empty_plan
+from lowrank_opt.transport.sparsity_constrained import TransportState
+
+if TYPE_CHECKING:
+    from lowrank_opt.transport.canonical import Canonical
+
+__all__ = ["ProximalState", "init", "step"]
+
+# Factor of mu; mu of the first phase ends at this part of 1 / gamma, mu never exceeds this many
+# times 1 / gamma.
+_FACTOR, _EARLY, _CEILING = 4.0, 0.3, 1e4
+# Row residual that ends the steps of the first phase; outer steps on a sample.
+_ROUGH, _LEVEL_STEPS = 1e-2, 4
+# Newton steps of an outer step, trial points of a Newton step, Newton steps without an accepted
+# point before the inner solver gives up.
+_NEWTON, _TRIALS, _RETRIES = 60, 20, 4
+# Limits of the multiple of the identity and of the shift of components.
+_DAMPING, _SHIFT = (1e-10, 0.1), (1e-3, 1e2)
+# Without gamma: what takes its place in the schedule of mu, against the typical cost.
+_PLAIN = 3e-3
+# Outer steps without a residual that is smaller by this factor before a run counts as stalled.
+_PATIENCE, _PROGRESS = 10, 0.7
+
+
+@dataclass
+class ProximalState(TransportState):
+    """State of "ssnal".
+
+    Parameters
+    ----------
+    center : tuple or None
+        Plan of the proximal term.
+    mu : float
+        Weight of the proximal term is ``1 / mu``.
+    pace : float
+        What the schedule of mu takes for gamma.
+    damping, shift : float
+        Multiple of the identity in Newton systems, and size of the shift of components.
+    depth : ndarray or None
+        How deep the last solution of every column reached.
+    idle, lowest : int, float
+        Outer steps since the residual fell last, and what it was.
+    """
+
+    center: Any = None
+    mu: float = 1.0
+    pace: float = 1.0
+    damping: float = 1e-8
+    shift: float = 1.0
+    depth: Any = None
+    idle: int = 0
+    lowest: float = math.inf
+
+
+class _Cache(NamedTuple):
+    oracle: ProximalOracle
+    deadline: float
+    ready: bool  # whether the lists are those of the state's next step
+
+
+def init(solver: Any, canonical: Canonical, start: tuple[Any, Any] | None) -> ProximalState:
+    """Return the first state: a start, and its residual.
+
+    Parameters
+    ----------
+    solver : SparsityConstrainedOT
+        Parameters.
+    canonical : Canonical
+        The problem.
+    start : tuple or None
+        ``(alpha, plan)`` of a warm start, either of which may be ``None``.
+
+    Returns
+    -------
+    ProximalState
+        With the residual of the start.
+    """
+    if solver.method == "ssn" and canonical.k < canonical.m:
+        raise ParameterError(
+            f"SparsityConstrainedOT: method='ssn' with max_nnz={canonical.k}; it is for problems "
+            "without a cap: use method='ssnal', or max_nnz=None"
+        )
+    state = ProximalState()
+    oracle, deadline = _oracle(solver, canonical), _deadline(solver)
+    alpha, plan = (None, None) if start is None else start
+    pace = _pace(canonical)
+    if alpha is None:
+        first = _start(solver, canonical, state, deadline)
+        alpha, mu = first.alpha, first.mu
+        plan = first.plan if plan is None else plan
+    else:
+        mu = 1.0 / pace
+    _enter(canonical, state, starts.Start(alpha, plan or empty_plan(canonical.n), mu))
+    state.cache = _Cache(oracle, deadline, False)
+    with oracle.threads():
+        _first_plan(canonical, state, oracle)
+    return state
+
+
+def _deadline(solver: Any) -> float:
+    return math.inf if solver.max_time is None else time.perf_counter() + float(solver.max_time)
+
+
+def _oracle(solver: Any, canonical: Canonical) -> ProximalOracle:
+    import numba
+
+    threads = numba.get_num_threads() if solver.n_threads is None else int(solver.n_threads)
+    return ProximalOracle(
+        canonical, screening=solver.screening, n_threads=min(threads, numba.get_num_threads())
+    )
+
+
+def _pace(canonical: Canonical) -> float:
+    """Gamma, or what takes its place where it is 0."""
+    if canonical.gamma > 0:
+        return float(canonical.gamma)
+    return _PLAIN * starts.typical_cost(canonical) * canonical.n or 1.0
+
+
+def _start(solver: Any, canonical: Canonical, state: ProximalState, deadline: float) -> Any:
+    kind = solver.start
+    if kind == "auto":
+        kind = "nested"
+        if (canonical.k == 1 or canonical.gamma == 0) and starts.has_emd(canonical):
+            kind = "emd"
+    if kind == "emd":
+        return starts.emd_start(canonical)
+    if kind == "zero":
+        return starts.zero_start(canonical)
+    rng = make_rng(solver.random_state)
+
+    def solve(small: Canonical, first: Any) -> tuple[Any, Any]:
+        return _solve_sample(solver, small, first, state, deadline)
+
+    return starts.nested_start(canonical, rng, solve, deadline)
+
+
+def _solve_sample(
+    solver: Any, canonical: Canonical, first: Any, total: ProximalState, deadline: float
+) -> tuple[Any, Any]:
+    """Potentials of sources and targets of a sample, roughly."""
+    state = ProximalState()
+    _enter(canonical, state, first)
+    oracle = _oracle(solver, canonical)
+    with oracle.threads():
+        for _ in range(_LEVEL_STEPS):
+            oracle.scan(state.alpha, state.mu, state.center, state.depth)
+            last = state.mu >= _EARLY / state.pace
+            found, _, _ = _newton(canonical, state, oracle, _ROUGH, deadline)
+            state.center = found.plan()
+            if last or time.perf_counter() >= deadline:
+                break
+            state.mu *= _FACTOR
+    for name, number in state.counts.items():
+        total.count(**{name: number})
+    total.count(evaluations=oracle.n_evaluations)
+    return state.alpha, -found.threshold
+
+
+def _enter(canonical: Canonical, state: ProximalState, first: Any) -> None:
+    state.alpha, state.center, state.mu = first
+    state.pace = _pace(canonical)
+    if canonical.row_kind == UPPER:
+        state.alpha = np.minimum(state.alpha, 0.0)
+    state.mu = min(state.mu, _CEILING / state.pace)
+
+
+def _first_plan(canonical: Canonical, state: ProximalState, oracle: ProximalOracle) -> None:
+    """Grade the plan of a warm start; if it is none, take the proximal plan."""
+    psi, state.tau = oracle.scan(state.alpha, state.mu, state.center)
+    plan = state.center
+    state.residual, _, _ = _residual(canonical, state.alpha, plan, psi)
+    found = oracle.evaluate(state.alpha)
+    other = found.plan()
+    residual, _, _ = _residual(canonical, state.alpha, other, psi)
+    if not state.residual <= residual:
+        plan, state.residual = other, residual
+    state.indptr, state.indices, state.values = plan
+    state.depth = found.depth
+    _count(state, oracle)
+
+
+def step(solver: Any, canonical: Canonical, state: ProximalState) -> ProximalState:
+    """Do one proximal step.
+
+    Parameters
+    ----------
+    solver : SparsityConstrainedOT
+        Parameters.
+    canonical : Canonical
+        The problem.
+    state : ProximalState
+        Changed in place.
+
+    Returns
+    -------
+    ProximalState
+        The same object.
+    """
+    if state.cache is None:
+        state.cache = _Cache(_oracle(solver, canonical), _deadline(solver), False)
+    oracle, deadline, ready = state.cache
+    early = state.mu < _EARLY / state.pace
+    goal = max(0.5 * solver.tol, _ROUGH if early else 0.0)
+    with oracle.threads():
+        if not ready:
+            oracle.scan(state.alpha, state.mu, state.center, state.depth)
+        found, reached, finished = _newton(canonical, state, oracle, goal, deadline)
+        plan = found.plan()
+        state.depth = found.depth
+        if finished:
+            state.center = plan
+            if reached <= 10.0 * goal:
+                state.mu = min(_FACTOR * state.mu, _CEILING / state.pace)
+                if early and state.mu >= _EARLY / state.pace:
+                    state.mu = max(state.mu, 1.0 / state.pace)
+        psi, state.tau = oracle.scan(state.alpha, state.mu, state.center, state.depth)
+    state.indptr, state.indices, state.values = plan
+    state.residual, rows, gap = _residual(canonical, state.alpha, plan, psi)
+    state.nit += 1
+    _count(state, oracle)
+    state.cache = _Cache(oracle, deadline, True)
+    if not early:
+        _look_for_stall(solver, state, rows, gap)
+    return state
+
+
+def _look_for_stall(solver: Any, state: ProximalState, rows: float, gap: float) -> None:
+    if state.residual <= _PROGRESS * state.lowest:
+        state.lowest, state.idle = state.residual, 0
+        return
+    state.idle += 1
+    if state.idle >= _PATIENCE and state.residual > solver.tol:
+        what = "the row sums" if rows >= gap else "the Lagrangian gap"
+        state.stalled = (
+            f"the residual has not fallen below {state.lowest:.2e} for {state.idle} proximal "
+            f"steps; {what} limit it"
+        )
+
+
+def _count(state: ProximalState, oracle: ProximalOracle) -> None:
+    state.count(evaluations=oracle.n_evaluations, scans=round(oracle.n_scans))
+    oracle.n_evaluations, oracle.n_scans = 0, 0.0
+
+
+def _residual(
+    canonical: Canonical, alpha: Any, plan: tuple[Any, Any, Any], psi: float
+) -> tuple[float, float, float]:
+    """Residual of a plan, and its two parts: of the rows and of the gap."""
+    indptr, indices, values = plan
+    a, kind, weight = canonical.a, canonical.row_kind, canonical.row_weight
+    rows = np.bincount(indices, weights=values, minlength=canonical.m)
+    owner = np.repeat(np.arange(canonical.n), np.diff(indptr))
+    columns = np.bincount(owner, weights=values, minlength=canonical.n)
+    spent, size, norms = plan_value(canonical.cost, indptr, indices, values, canonical.k)
+    penalty = canonical.gamma * norms
+    paid = row_penalty(kind, weight, a, rows)
+    scale = size + penalty + abs(paid) or 1.0
+    gap = spent + penalty + paid + psi - row_dual(kind, weight, a, alpha)[0]
+    missing, error = a - rows, 0.0
+    if kind == EXACT:
+        error = float(np.sum(np.abs(missing)))
+    elif kind == UPPER:
+        slackness = float(np.sum(np.abs(alpha * missing))) / scale
+        error = max(float(np.sum(np.maximum(-missing, 0.0))), slackness)
+    if kind in (EXACT, UPPER):
+        gap += float(alpha @ missing)
+    error = max(error, float(np.sum(np.abs(columns - canonical.b))))
+    gap = abs(gap) / scale
+    if not np.isfinite(gap):
+        return math.inf, error, math.inf
+    return max(error, gap), error, gap
+
+
+class _Point(NamedTuple):
+    """A point of the inner solver."""
+
+    alpha: Any
+    value: float
+    gradient: Any
+    curvature: Any
+    found: Proximal
+
+
+def _look(canonical: Canonical, oracle: ProximalOracle, alpha: Any) -> _Point:
+    with np.errstate(over="ignore", invalid="ignore"):
+        value, asked, curvature = row_dual(
+            canonical.row_kind, canonical.row_weight, canonical.a, alpha
+        )
+    found = oracle.evaluate(alpha)
+    return _Point(alpha, value - found.value, asked - found.rows, curvature, found)
+
+
+def _inner_residual(canonical: Canonical, point: _Point) -> float:
+    g = point.gradient
+    if canonical.row_kind != UPPER:
+        return float(np.sum(np.abs(g)))
+    scale = point.found.size + point.found.penalty or 1.0
+    slackness = float(np.sum(np.abs(point.alpha * g))) / scale
+    return max(float(np.sum(np.maximum(-g, 0.0))), slackness)
+
+
+def _newton(
+    canonical: Canonical, state: ProximalState, oracle: ProximalOracle, goal: float,
+    deadline: float,
+) -> tuple[Proximal, float, bool]:  # fmt: skip
+    """Maximise the dual of the proximal subproblem; changes ``state.alpha``.
+
+    Returns the solution, its residual, and whether there was time to finish.
+    """
+    point = _look(canonical, oracle, state.alpha)
+    reached, steps, retries = _inner_residual(canonical, point), 0, 0
+    system: Any = None
+    finished = True
+    while reached > goal and steps < _NEWTON and retries <= _RETRIES:
+        if time.perf_counter() >= deadline:
+            finished = False
+            break
+        if system is None:
+            support = point.found.support()
+            system = laplacian(support, oracle.k, oracle.mu * canonical.gamma, canonical.m)
+        direction = _direction(canonical, state, oracle, point, system)
+        steps += 1
+        other, t = _search(canonical, oracle, point, direction)
+        if other is None:
+            state.damping = min(100.0 * state.damping + 1e-8, 1.0)
+            state.shift = max(state.shift / 10.0, _SHIFT[0])
+            retries += 1
+            continue
+        retries = 0
+        if t > 0.9:
+            state.damping = max(0.3 * state.damping, _DAMPING[0])
+            state.shift = min(2.0 * state.shift, _SHIFT[1])
+        elif t < 0.2:
+            state.damping = min(max(5.0 * state.damping, 1e-8), _DAMPING[1])
+            state.shift = max(0.5 * state.shift, _SHIFT[0])
+        point, system = other, None
+        reached = _inner_residual(canonical, point)
+    alpha = point.alpha
+    if canonical.row_kind == EXACT:
+        alpha = alpha - canonical.a @ alpha
+    state.alpha = alpha
+    state.count(newton_steps=steps, factorizations=steps)
+    return point.found, reached, finished
+
+
+def _direction(
+    canonical: Canonical, state: ProximalState, oracle: ProximalOracle, point: _Point, system: Any
+) -> Any:
+    """Newton direction, with components of the graph of rows moved to balance their mass."""
+    mu, mean = oracle.mu, 1.0 / canonical.n
+    g = point.gradient.copy()
+    diagonal = np.full(canonical.m, state.damping * system.level)
+    if canonical.row_kind not in (EXACT, UPPER):
+        return system.solve(diagonal + point.curvature / mu, g / mu)
+    labels = system.labels
+    sizes = np.bincount(labels, minlength=canonical.m)
+    fixed = np.zeros(canonical.m, bool)
+    if canonical.row_kind == UPPER:
+        fixed = point.alpha + g / (mu * system.level) >= 0.0
+        g[fixed] = 0.0
+        diagonal[fixed] = 1e14 * system.level
+        sizes[labels[fixed]] = 0  # held by a potential that does not move
+    totals = np.bincount(labels, weights=g, minlength=canonical.m)
+    free = sizes > 0
+    g[free[labels]] -= (totals / np.maximum(sizes, 1))[labels][free[labels]]
+    direction = system.solve(diagonal, g / mu)
+    moved = free & (np.abs(totals) > 1e-12) & (2 * sizes <= canonical.m)
+    step = state.shift * (canonical.gamma + 1.0 / mu) * mean
+    shifts = np.where(
+        moved, np.sign(totals) * step * np.minimum(1.0, np.abs(totals) / (0.1 * mean)), 0.0
+    )
+    direction += shifts[labels]
+    direction[fixed] = -point.alpha[fixed]
+    return direction
+
+
+def _search(
+    canonical: Canonical, oracle: ProximalOracle, point: _Point, direction: Any
+) -> tuple[_Point | None, float]:
+    """Line search by the secant on the derivative; ``None`` if the value falls to the end."""
+    t = 1.0
+    size = abs(point.value) + float(canonical.a @ np.abs(point.alpha))
+    other = point
+    for _ in range(_TRIALS):
+        alpha = point.alpha + t * direction
+        if canonical.row_kind == UPPER:
+            alpha = np.minimum(alpha, 0.0)
+        move = alpha - point.alpha
+        other = _look(canonical, oracle, alpha)
+        before, after = float(point.gradient @ move), float(other.gradient @ move)
+        rise = other.value - point.value
+        if np.isfinite(other.value) and np.isfinite(after):
+            if rise >= 1e-4 * before:
+                return other, t
+            if abs(after) <= 0.8 * before and rise >= -1e-13 * size:
+                return other, t
+        if not np.isfinite(after):
+            t *= 0.1
+        elif after >= 0.0:
+            t *= 0.5
+        else:
+            t *= min(max(before / (before - after), 0.1), 0.7)
+    return (other, t) if other.value >= point.value else (None, t)

@@ -1,0 +1,227 @@
+"""Starts of "ssnal": nested samples, plain transport from an optional package, or nothing."""
+
+from __future__ import annotations
+
+import importlib.util
+import time
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+from lowrank_opt.core.errors import MissingDependencyError
+from lowrank_opt.transport.canonical import EXACT, L2, Canonical
+from lowrank_opt.transport.costs import DenseCost, SparseCost, cost_block, restrict
+from lowrank_opt.transport.kernels_costs import scores_of_targets
+from lowrank_opt.transport.kernels_prox import cross_transform
+from lowrank_opt.transport.proximal import empty_plan
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+__all__ = ["Start", "emd_start", "has_emd", "nested_start", "typical_cost", "zero_start"]
+
+# Sizes up to this one are not sampled; samples have this share of rows and columns.
+_SMALL, _SHARE = 250, 1.0 / 3.0
+# Regularisation of the first step, against the typical cost: without and with potentials.
+_COLD, _WARM = 0.3, 0.03
+# Potentials are prolonged by a soft minimum over the sample with this part of that level.
+_SOFT = 0.3
+_NEIGHBOURS = 12
+_SAMPLED = 256
+# Pairs up to which a dense matrix is formed for plain transport without being asked.
+_LARGEST_EMD = 25_000_000
+
+
+class Start(NamedTuple):
+    """Where "ssnal" begins.
+
+    Parameters
+    ----------
+    alpha : ndarray of shape (m,)
+        Potentials.
+    plan : tuple of ndarray
+        First plan of the proximal term.
+    mu : float
+        First weight of the proximal term is ``1 / mu``.
+    """
+
+    alpha: Any
+    plan: tuple[Any, Any, Any]
+    mu: float
+
+
+def typical_cost(canonical: Canonical) -> float:
+    """Return the mean of finite costs above the least cost of their column, over some columns.
+
+    Parameters
+    ----------
+    canonical : Canonical
+        The problem.
+
+    Returns
+    -------
+    float
+        A scale of costs; 0 if all costs of each column are equal.
+    """
+    columns = range(0, canonical.n, -(-canonical.n // _SAMPLED))
+    out, zeros = np.empty((1, canonical.m)), np.zeros(canonical.m)
+    total, count = 0.0, 0
+    for j in columns:
+        scores_of_targets(canonical.cost, zeros, j, j + 1, out)
+        finite = out[0][out[0] > -np.inf]
+        total += float(np.sum(finite.max() - finite))
+        count += len(finite)
+    return total / max(count, 1)
+
+
+def _level(canonical: Canonical, share: float) -> float:
+    """Weight mu whose smoothing is `share` of the typical cost."""
+    scale = typical_cost(canonical)
+    mean = 1.0 / canonical.n
+    if scale > 0:
+        return mean / (share * scale)
+    return 1.0 / canonical.gamma if canonical.gamma > 0 else mean
+
+
+def zero_start(canonical: Canonical) -> Start:
+    """Return a start that knows nothing.
+
+    Parameters
+    ----------
+    canonical : Canonical
+        The problem.
+
+    Returns
+    -------
+    Start
+        Zero potentials, empty plan.
+    """
+    return Start(np.zeros(canonical.m), empty_plan(canonical.n), _level(canonical, _COLD))
+
+
+def nested_start(
+    canonical: Canonical,
+    rng: np.random.Generator,
+    solve: Callable[[Canonical, Start], tuple[Any, Any]],
+    deadline: float,
+) -> Start:
+    """Solve random samples of growing size, and return potentials prolonged from the last.
+
+    Parameters
+    ----------
+    canonical : Canonical
+        The problem.
+    rng : numpy.random.Generator
+        Draws the samples.
+    solve : callable
+        ``solve(canonical, start)`` returns potentials of the sources and of the targets of a
+        sample, roughly.
+    deadline : float
+        Value of ``time.perf_counter()`` after which the zero start is returned.
+
+    Returns
+    -------
+    Start
+        Potentials, empty plan.
+    """
+    m, n = canonical.m, canonical.n
+    if max(m, n) <= _SMALL or time.perf_counter() >= deadline or _has_forbidden(canonical):
+        return zero_start(canonical)
+    rows, columns = (_sample(rng, size) for size in (m, n))
+    small = _sampled(canonical, rows, columns)
+    start = nested_start(small, rng, solve, deadline)
+    if time.perf_counter() >= deadline:
+        return zero_start(canonical)
+    _, beta = solve(small, start)
+    if time.perf_counter() >= deadline:
+        return zero_start(canonical)
+    alpha, smallest = np.empty(m), np.empty((m, min(_NEIGHBOURS, len(columns))))
+    soft = _SOFT * _WARM * typical_cost(canonical)
+    cross_transform(canonical.cost, columns, beta, soft, smallest, alpha)
+    return Start(alpha, empty_plan(n), _level(canonical, _WARM))
+
+
+def _has_forbidden(canonical: Canonical) -> bool:
+    """Whether a sample might be left without allowed pairs."""
+    if isinstance(canonical.cost, DenseCost):
+        return not np.isfinite(canonical.cost.C).all()
+    return isinstance(canonical.cost, SparseCost)
+
+
+def _sample(rng: np.random.Generator, size: int) -> Any:
+    if size <= _SMALL:
+        return np.arange(size)
+    return np.sort(rng.permutation(size)[: max(_SMALL // 2, int(size * _SHARE))])
+
+
+def _sampled(canonical: Canonical, rows: Any, columns: Any) -> Canonical:
+    """The problem of a sample, with the same mass a row and the same regularisation a column."""
+    a, b = canonical.a[rows], canonical.b[columns]
+    share = len(columns) / canonical.n
+    a = a * (np.sum(canonical.a) / np.sum(a))
+    if canonical.row_kind == EXACT:
+        a = a / np.sum(a)
+    weight = canonical.row_weight
+    if canonical.row_kind == L2:
+        weight *= len(rows) / canonical.m
+    return replace(
+        canonical, a=a, b=b / np.sum(b), cost=restrict(canonical.cost, rows, columns),
+        gamma=canonical.gamma * share, k=min(canonical.k, len(rows)), row_weight=weight,
+        sources=rows, targets=columns,
+    )  # fmt: skip
+
+
+def has_emd(canonical: Canonical) -> bool:
+    """Return whether :func:`emd_start` can be had: POT is installed, and the problem is balanced.
+
+    Parameters
+    ----------
+    canonical : Canonical
+        The problem.
+
+    Returns
+    -------
+    bool
+        Whether it can.
+    """
+    return (
+        canonical.row_kind == EXACT
+        and canonical.m * canonical.n <= _LARGEST_EMD
+        and not _has_forbidden(canonical)
+        and importlib.util.find_spec("ot") is not None
+    )
+
+
+def emd_start(canonical: Canonical) -> Start:
+    """Return plan and potentials of plain transport, from the optional package POT.
+
+    Parameters
+    ----------
+    canonical : Canonical
+        The problem; its row sums must be equalities and its costs finite.
+
+    Returns
+    -------
+    Start
+        Optimal for the problem without the quadratic term.
+
+    Raises
+    ------
+    MissingDependencyError
+        POT is not installed.
+    """
+    try:
+        import ot
+    except ImportError as error:
+        raise MissingDependencyError("POT", "transport", "start='emd'") from error
+    import scipy.sparse as sp
+
+    C = cost_block(canonical.cost, 0, canonical.n).T
+    T, log = ot.emd(canonical.a, canonical.b, np.ascontiguousarray(C), log=True, numItermax=10**7)
+    T = sp.csc_array(T)
+    T.sort_indices()
+    plan = (T.indptr.astype(np.int64), T.indices.astype(np.int64), T.data.astype(np.float64))
+    alpha = np.asarray(log["u"], dtype=np.float64)
+    mu = 1.0 / canonical.gamma if canonical.gamma > 0 else _level(canonical, _WARM)
+    return Start(alpha - canonical.a @ alpha, plan, mu)
