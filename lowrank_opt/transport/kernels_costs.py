@@ -28,7 +28,15 @@ from lowrank_opt.numerics.kernels_vector import (
 )
 from lowrank_opt.transport.costs import DenseCost, PointCost, SparseCost, cost_block
 
-__all__ = ["GROUP", "LANES", "column_scores", "pair_cost", "score_groups", "source_at"]
+__all__ = [
+    "GROUP",
+    "LANES",
+    "close_groups",
+    "column_scores",
+    "pair_cost",
+    "score_groups",
+    "source_at",
+]
 
 #: Scores in a group; maxima kept of it.
 GROUP = 64
@@ -155,6 +163,10 @@ def _wide_load(builder, pointer, place, dtype):
     return value if dtype.bitwidth == 64 else builder.fpext(value, _VECTOR)
 
 
+def _pointers(builder, context, kinds, arrays):
+    return [_element(builder, context, *pair) for pair in zip(kinds, arrays, strict=True)]
+
+
 def _larger(builder, a, b):
     return builder.select(builder.fcmp_ordered(">", a, b), a, b)
 
@@ -193,10 +205,7 @@ def _dense_groups(typingctx, C, start, alpha, out, tops, groups):
 
     def codegen(context, builder, signature, args):
         row = builder.gep(_element(builder, context, C, args[0]), [args[1]])
-        arrays = [
-            _element(builder, context, t, a)
-            for t, a in zip((alpha, out, tops), args[2:5], strict=True)
-        ]
+        arrays = _pointers(builder, context, (alpha, out, tops), args[2:5])
 
         def costs(first):
             for v in range(GROUP // LANES):
@@ -218,10 +227,7 @@ def _point_groups(typingctx, X, sources, Y, start, dimension, squared, alpha, ou
     def codegen(context, builder, signature, args):
         points = _element(builder, context, X, args[0])
         center = builder.gep(_element(builder, context, Y, args[2]), [args[3]])
-        arrays = [
-            _element(builder, context, t, a)
-            for t, a in zip((alpha, out, tops), args[6:9], strict=True)
-        ]
+        arrays = _pointers(builder, context, (alpha, out, tops), args[6:9])
         scalar = _F64 if Y.dtype.bitwidth == 64 else ir.FloatType()
 
         def costs(first):
@@ -252,6 +258,30 @@ def _point_groups(typingctx, X, sources, Y, start, dimension, squared, alpha, ou
                 yield value
 
         return _emit_groups(builder, args[9], *arrays, lambda first: list(costs(first)))
+
+    return signature, codegen
+
+
+@intrinsic
+def _top_groups(typingctx, out, start, tops, top, groups):
+    """Make the tops of groups of scores; return the largest score."""
+    signature = types.float64(out, types.intp, tops, types.intp, types.intp)
+
+    def codegen(context, builder, signature, args):
+        scores = builder.gep(_element(builder, context, out, args[0]), [args[1]])
+        target = builder.gep(_element(builder, context, tops, args[2]), [args[3]])
+
+        def body(group, carried):
+            first = builder.mul(group, ir.Constant(_I64, GROUP))
+            top = ir.Constant(_VECTOR, [-np.inf] * LANES)
+            for v in range(GROUP // LANES):
+                place = builder.add(first, ir.Constant(_I64, v * LANES))
+                top = _larger(builder, _load(builder, scores, place, _VECTOR), top)
+            _store(builder, top, target, builder.mul(group, ir.Constant(_I64, LANES)))
+            return [_larger(builder, top, carried[0])]
+
+        start = ir.Constant(_VECTOR, [-np.inf] * LANES)
+        return _largest_lane(builder, _loop(builder, args[4], [start], body)[0])
 
     return signature, codegen
 
@@ -378,21 +408,18 @@ def _sparse_pair(cost, i, j):
 
 
 @njit(cache=True, error_model="numpy", nogil=True)
-def _close_group(out, tops, count, top):
-    """Fill the last group up with -inf, make its tops, and return the largest score."""
-    group = count // GROUP
-    first = group * GROUP
-    if first == count:
-        return group, top
-    for p in range(count, first + GROUP):
+def close_groups(out, tops, group, count, top):
+    """Make the tops of the groups from `group` on, the last one filled up with -inf.
+
+    Returns the number of groups and the largest score, `top` being that of the groups before.
+
+    Cost: a read a score.
+    """
+    groups = -(-count // GROUP)
+    for p in range(count, groups * GROUP):
         out[p] = -np.inf
-    for lane in range(LANES):
-        best = -np.inf
-        for p in range(first + lane, count, LANES):
-            best = max(best, out[p])
-        tops[group * LANES + lane] = best
-        top = max(top, best)
-    return group + 1, top
+    rest = _top_groups(out, group * GROUP, tops, group * LANES, groups - group)
+    return groups, max(top, rest)
 
 
 def _dense_tops(cost, alpha, j, out, tops):
@@ -402,7 +429,7 @@ def _dense_tops(cost, alpha, j, out, tops):
     row = cost.C[j]
     for i in range(m // GROUP * GROUP, m):
         out[i] = alpha[i] - np.float64(row[i])
-    return _close_group(out, tops, m, top)
+    return close_groups(out, tops, m // GROUP, m, top)
 
 
 def _point_tops(cost, alpha, j, out, tops):
@@ -412,7 +439,7 @@ def _point_tops(cost, alpha, j, out, tops):
     top = _point_groups(cost.X, m, cost.Y, j * d, d, cost.squared, alpha, out, tops, groups)
     for i in range(groups * GROUP, m):
         out[i] = alpha[i] - _point_distance(cost.X, cost.Y, cost.squared, i, j)
-    return _close_group(out, tops, m, top)
+    return close_groups(out, tops, groups, m, top)
 
 
 @njit(cache=True, error_model="numpy", nogil=True)
@@ -429,15 +456,7 @@ def _sparse_tops(cost, alpha, j, out, tops):
     count = cost.indptr[j + 1] - start
     for p in range(count):
         out[p] = alpha[cost.indices[start + p]] - np.float64(cost.data[start + p])
-    top = -np.inf
-    for group in range(count // GROUP):
-        for lane in range(LANES):
-            best = -np.inf
-            for p in range(group * GROUP + lane, (group + 1) * GROUP, LANES):
-                best = max(best, out[p])
-            tops[group * LANES + lane] = best
-            top = max(top, best)
-    return _close_group(out, tops, count, top)
+    return close_groups(out, tops, 0, count, -np.inf)
 
 
 def _own_place(cost, j, place):

@@ -7,6 +7,12 @@ the largest score minus ``gamma b``, and the k-th largest of the maxima of disjo
 is at most the k-th largest score. No sort is needed: the support of the projection without a cap
 is found first; if it has at most k entries it is the answer, if not all of the k largest scores
 belong to the answer.
+
+Lists. A scan at potentials alpha0 may list the entries of a column above ``theta - radius``, theta
+the larger of its threshold and its k-th score. At potentials alpha an entry that is not listed has
+risen by at most ``max(alpha - alpha0)``, and theta has fallen by at most ``-min(alpha - alpha0)``:
+while the difference of the two is less than the radius, the list alone gives the column's answer,
+with the same bits.
 """
 
 from __future__ import annotations
@@ -20,14 +26,32 @@ from lowrank_opt.numerics.kernels_vector import aligned_empty, keep_apart
 from lowrank_opt.transport.kernels_costs import (
     GROUP,
     LANES,
+    close_groups,
     group_mask,
     lowest_bit,
+    pair_cost,
     score_groups,
     source_at,
     tops_mask,
 )
 
-__all__ = ["Chunk", "Columns", "Work", "column_work", "evaluate_columns", "gather_columns"]
+__all__ = [
+    "LIST",
+    "SCAN",
+    "SCAN_AND_LIST",
+    "Chunk",
+    "Columns",
+    "Lists",
+    "Work",
+    "column_work",
+    "evaluate_columns",
+    "gather_columns",
+]
+
+# What to do with a column.
+SCAN, SCAN_AND_LIST, LIST = 0, 1, 2
+# A list is to hold so many times the column's nonzeros and so many more.
+_LIST_FACTOR, _LIST_MORE = 4, 8
 
 # Entries below this part of gamma b above the threshold do not count: with exact ties at the
 # threshold rounding would decide otherwise, differently for a list and for a scan.
@@ -90,6 +114,30 @@ class Chunk(NamedTuple):
 
     indices: Any
     values: Any
+
+
+class Lists(NamedTuple):
+    """Entries that can matter while the potentials do not move far.
+
+    Parameters
+    ----------
+    action : ndarray of int8, of shape (n,)
+        ``SCAN``, ``SCAN_AND_LIST`` or ``LIST``: what to do in this evaluation.
+    counts : ndarray of int64, of shape (n,)
+        Entries of the list.
+    radius : ndarray of float64, of shape (n,)
+        How far potentials may spread from those of the scan; -1: the column has no list.
+    sources : ndarray of int32, of shape (n, width)
+        Ascending.
+    costs : ndarray of float64, of shape (n, width)
+        Costs of these.
+    """
+
+    action: Any
+    counts: Any
+    radius: Any
+    sources: Any
+    costs: Any
 
 
 def column_work(m: int) -> Work:
@@ -342,7 +390,49 @@ def _solve_orthant(groups, top, beta, gamma, k, work, best):
 
 
 @njit(cache=True, error_model="numpy", nogil=True)
-def evaluate_columns(cost, alpha, beta, b, gamma, k, first, last, filled, columns, chunk, work):
+def _score_list(lists, alpha, j, out, tops):
+    """Write the scores of the list of column `j` in groups; return their number and the largest."""
+    sources, costs = lists.sources[j], lists.costs[j]
+    count = lists.counts[j]
+    for p in range(count):
+        out[p] = alpha[sources[p]] - costs[p]
+    return close_groups(out, tops, 0, count, -np.inf)
+
+
+@njit(cache=True, error_model="numpy", nogil=True)
+def _make_list(cost, j, theta, nonzeros, groups, work, lists):
+    """List the entries of column `j` above a limit that leaves some four times its nonzeros."""
+    keep_apart()
+    scores, tops, places, values, copy = work
+    width = lists.sources.shape[1]
+    lists.radius[j] = -1.0
+    want = _LIST_FACTOR * (nonzeros + _LIST_MORE)
+    count = groups * LANES
+    if want >= count or nonzeros >= width:
+        return
+    for e in range(count):
+        copy[e] = tops[e]
+    limit = kth_largest(copy, count, want)
+    count = _collect(scores, tops, groups, limit, 0.0, places, values)
+    if count > width:
+        for e in range(count):
+            copy[e] = values[e]
+        limit = kth_largest(copy, count, width + 1)
+    if not limit < theta:
+        return
+    count = _keep_above(places, values, count, limit)
+    for e in range(count):
+        i = source_at(cost, j, places[e])
+        lists.sources[j, e] = i
+        lists.costs[j, e] = pair_cost(cost, i, j)
+    lists.counts[j] = count
+    lists.radius[j] = theta - limit
+
+
+@njit(cache=True, error_model="numpy", nogil=True)
+def evaluate_columns(
+    cost, alpha, beta, b, gamma, k, first, last, filled, columns, chunk, lists, work
+):
     """Evaluate the columns ``first .. last - 1`` until the chunk of the plan is full.
 
     With an empty `beta` the columns are those of the semi-dual; with potentials of the columns
@@ -351,27 +441,43 @@ def evaluate_columns(cost, alpha, beta, b, gamma, k, first, last, filled, column
     Layout: `filled` entries of the chunk are taken already. Returns the first column that is not
     done, and the number of entries taken.
 
-    Cost: a pass over the costs of these columns, 8 bytes a pair for a matrix in float64.
+    Cost: a pass over the costs of these columns, 8 bytes a pair for a matrix in float64; 12 bytes
+    an entry of those with a list.
     """
     best = np.empty(_SMALL_CAP)
     m = alpha.size
     for j in range(first, last):
         if filled + min(k, m) > chunk.values.size:
             return j, filled
-        groups, top = score_groups(cost, alpha, j, work.scores, work.tops)
+        listed = lists.action[j] == LIST
+        if listed:
+            groups, top = _score_list(lists, alpha, j, work.scores, work.tops)
+        else:
+            groups, top = score_groups(cost, alpha, j, work.scores, work.tops)
+        theta = -beta[j] if beta.size > 0 else top
         if beta.size > 0:
             count, psi = _solve_orthant(groups, top, beta[j], gamma, k, work, best)
             columns.tau[j] = -beta[j]
             columns.psi[j] = psi
         else:
             count, tau, psi = _solve_column(groups, top, b[j], gamma, k, work, best)
-            columns.tau[j] = top + tau
+            theta += tau
+            columns.tau[j] = theta
             columns.psi[j] = top * b[j] + psi
         columns.counts[j] = count
+        if count == k:
+            theta = np.inf
         for e in range(count):
-            chunk.indices[filled + e] = source_at(cost, j, work.places[e])
+            place = work.places[e]
+            chunk.indices[filled + e] = (
+                lists.sources[j, place] if listed else source_at(cost, j, place)
+            )
             chunk.values[filled + e] = work.values[e]
+            if count == k:
+                theta = min(theta, work.scores[place])
         filled += count
+        if lists.action[j] == SCAN_AND_LIST:
+            _make_list(cost, j, theta, count, groups, work, lists)
     return last, filled
 
 

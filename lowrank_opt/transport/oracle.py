@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -10,8 +11,12 @@ import numpy as np
 from lowrank_opt.core.errors import ParameterError
 from lowrank_opt.transport.canonical import row_dual
 from lowrank_opt.transport.kernels_oracle import (
+    LIST,
+    SCAN,
+    SCAN_AND_LIST,
     Chunk,
     Columns,
+    Lists,
     column_work,
     evaluate_columns,
     gather_columns,
@@ -22,10 +27,16 @@ if TYPE_CHECKING:
 
 __all__ = ["DualEvaluation", "Evaluation", "SemidualOracle"]
 
-# Columns are evaluated in so many ranges, for any number of threads.
-_RANGES = 16
+# Ranges of columns for every thread, when there are several: a free thread takes the next.
+_RANGES = 8
 # Places a column in the first buffer for the plan.
 _PLACES = 16
+# Lists: not for fewer sources than this; at most so many potentials to compare with.
+_SMALL, _REFERENCES = 512, 8
+# Lists are made when they can serve for so many steps of the present size.
+_WORTH = 3.0
+# Their width is this many times (the nonzeros of most columns, and so many more).
+_WIDTH_FACTOR, _WIDTH_MORE = 6, 8
 
 
 class Evaluation(NamedTuple):
@@ -92,8 +103,8 @@ class SemidualOracle:
 
     Attributes
     ----------
-    n_scans : int
-        Passes over the costs so far.
+    n_scanned_columns : int
+        Columns whose costs were read, over all evaluations.
     n_evaluations : int
         Evaluations so far.
     """
@@ -104,16 +115,20 @@ class SemidualOracle:
         self.canonical = canonical
         self.screening = screening
         self.n_threads = _thread_count(n_threads)
-        self.n_scans = 0
+        self.n_scanned_columns = 0
         self.n_evaluations = 0
         n = canonical.n
-        bounds = np.linspace(0, n, min(_RANGES, n) + 1).astype(np.int64)
+        self._screen = _Screen(canonical, screening and canonical.m >= _SMALL)
+        self._no_lists = _new_lists(n, 0)
+        ranges = 1 if self.n_threads == 1 else min(_RANGES * self.n_threads, n)
+        bounds = np.linspace(0, n, ranges + 1).astype(np.int64)
         self._ranges = list(zip(bounds[:-1].tolist(), bounds[1:].tolist(), strict=True))
         self._chunks = [
             _new_chunk((last - first) * min(canonical.k, _PLACES) + canonical.m)
             for first, last in self._ranges
         ]
         self._work = [column_work(canonical.m) for _ in range(self.n_threads)]
+        self._pool = None if self.n_threads == 1 else ThreadPoolExecutor(self.n_threads)
 
     def evaluate(self, alpha: Any) -> Evaluation:
         """Evaluate the semi-dual.
@@ -164,47 +179,59 @@ class SemidualOracle:
         value += float(beta @ view.b) - float(np.sum(columns.psi))
         return DualEvaluation(value, wanted - rows, view.b - sums, *plan)
 
+    @property
+    def n_scans(self) -> int:
+        """Passes over the costs so far: scanned columns divided by their number, rounded up."""
+        return -(-self.n_scanned_columns // self.canonical.n)
+
     def _columns(self, alpha: Any, beta: Any) -> tuple[Columns, tuple[Any, Any, Any], Any]:
         """Evaluate all columns; return what is known of them, the plan and its row sums."""
         n, m = self.canonical.n, self.canonical.m
         alpha = np.ascontiguousarray(alpha, dtype=np.float64)
         columns = Columns(np.empty(n), np.empty(n), np.empty(n, np.int64))
-        self.n_scans += 1
+        lists = self._screen.before(alpha) if beta.size == 0 else self._no_lists
+        self.n_scanned_columns += int(np.count_nonzero(lists.action != LIST))
         self.n_evaluations += 1
-        filled = self._run(alpha, beta, columns)
+        filled = self._run(alpha, beta, columns, lists)
+        if beta.size == 0:
+            self._screen.after(alpha, columns)
         indptr = np.zeros(n + 1, np.int64)
         np.cumsum(columns.counts, out=indptr[1:])
         indices, values = np.empty(indptr[-1], np.int64), np.empty(indptr[-1])
         rows = np.zeros(m)
-        # One thread, range after range: sums in a fixed order.
+        # One thread, column after column: sums in the same order for every number of threads.
         for (first, _), chunk, count in zip(self._ranges, self._chunks, filled, strict=True):
             gather_columns(chunk, count, indptr[first], indices, values, rows)
         return columns, (indptr, indices, values), rows
 
-    def _run(self, alpha: Any, beta: Any, columns: Columns) -> list[int]:
+    def _run(self, alpha: Any, beta: Any, columns: Columns, lists: Lists) -> list[int]:
         """Evaluate all ranges of columns; return the numbers of entries in their chunks."""
         filled = [0] * len(self._ranges)
-        todo = iter(range(len(self._ranges)))
+        todo = deque(range(len(self._ranges)))
 
         def consume(work: Any) -> None:
-            for r in todo:  # next() on an iterator of the interpreter is atomic
-                filled[r] = self._one_range(r, alpha, beta, columns, work)
+            while True:
+                try:
+                    r = todo.popleft()
+                except IndexError:
+                    return
+                filled[r] = self._one_range(r, alpha, beta, columns, lists, work)
 
-        threads = min(self.n_threads, len(self._ranges))
-        if threads == 1:
+        if self._pool is None:
             consume(self._work[0])
         else:
-            with ThreadPoolExecutor(threads) as pool:
-                list(pool.map(consume, self._work[:threads]))
+            list(self._pool.map(consume, self._work))
         return filled
 
-    def _one_range(self, r: int, alpha: Any, beta: Any, columns: Columns, work: Any) -> int:
+    def _one_range(
+        self, r: int, alpha: Any, beta: Any, columns: Columns, lists: Lists, work: Any
+    ) -> int:
         view = self.canonical
         (first, last), filled = self._ranges[r], 0
         while True:
             first, filled = evaluate_columns(
                 view.cost, alpha, beta, view.b, view.gamma, view.k, first, last, filled,
-                columns, self._chunks[r], work,
+                columns, self._chunks[r], lists, work,
             )  # fmt: skip
             if first == last:
                 return int(filled)
@@ -212,6 +239,83 @@ class SemidualOracle:
             new = _new_chunk(2 * len(old.values) + view.m)
             new.indices[:filled], new.values[:filled] = old.indices[:filled], old.values[:filled]
             self._chunks[r] = new
+
+
+class _Screen:
+    """Which columns can be evaluated on lists, and which lists to make.
+
+    Columns are scanned again when their own list is too short; a list remembers the potentials of
+    its scan by number. Lists are not made while the potentials move so far that most would serve
+    for nothing.
+    """
+
+    def __init__(self, canonical: Canonical, active: bool) -> None:
+        self.canonical = canonical
+        self.active = active
+        self.lists = _new_lists(canonical.n, 0)
+        self.references: list[Any] = []
+        self.owner = np.zeros(canonical.n, np.int64)  # which reference
+        self.size = 0.0  # of thresholds: what rounding is relative to
+        self.usual = np.inf  # radius
+        self.last: Any = None
+        self.nonzeros = min(canonical.k, 16)
+
+    def before(self, alpha: Any) -> Lists:
+        """Decide what to do with every column."""
+        if not self.active:
+            return self.lists
+        lists = self.lists
+        eps = 16.0 * np.finfo(np.float64).eps
+        largest = float(np.abs(alpha).max())
+        moves = np.array([
+            np.ptp(alpha - old) + eps * (largest + float(np.abs(old).max()) + self.size)
+            for old in self.references
+        ])  # fmt: skip
+        fits = (
+            lists.radius > moves[self.owner] if self.references else np.zeros(len(self.owner), bool)
+        )
+        n_stale = len(fits) - int(np.count_nonzero(fits))
+        step = np.inf if self.last is None else float(np.ptp(alpha - self.last))
+        self.last = alpha.copy()
+        lists.action[:] = LIST
+        if not n_stale:
+            return lists
+        make = _WORTH * step < self.usual or self.usual == np.inf
+        if 2 * n_stale > len(fits) or (make and len(self.references) >= _REFERENCES):
+            fits[:] = False
+            self.references.clear()
+            self._widen()
+            lists = self.lists
+        lists.action[:] = np.where(fits, LIST, SCAN_AND_LIST if make else SCAN)
+        if make:
+            self.owner[~fits] = len(self.references)
+            self.references.append(self.last)
+        else:
+            lists.radius[~fits] = -1.0
+        return lists
+
+    def after(self, alpha: Any, columns: Columns) -> None:
+        """Remember what the lists that were made are good for."""
+        if not self.active or not np.any(self.lists.action != LIST):
+            return
+        self.nonzeros = int(np.quantile(columns.counts, 0.9, method="higher"))
+        self.size = float(np.abs(columns.tau).max())
+        if np.any(self.lists.action == SCAN_AND_LIST):
+            self.usual = float(np.median(self.lists.radius))
+
+    def _widen(self) -> None:
+        """Make room for lists of the present size, before all columns are scanned."""
+        width = _WIDTH_FACTOR * (self.nonzeros + _WIDTH_MORE)
+        width = min(64 * -(-width // 64), self.canonical.m // 2)
+        if width > self.lists.sources.shape[1]:
+            self.lists = _new_lists(self.canonical.n, width)
+
+
+def _new_lists(n: int, width: int) -> Lists:
+    return Lists(
+        np.zeros(n, np.int8), np.zeros(n, np.int64), np.full(n, -1.0),
+        np.empty((n, width), np.int32), np.empty((n, width)),
+    )  # fmt: skip
 
 
 def column_sums(indptr: Any, values: Any) -> Any:
