@@ -128,7 +128,7 @@ class SemidualOracle:
             for first, last in self._ranges
         ]
         self._work = [column_work(canonical.m) for _ in range(self.n_threads)]
-        self._pool = None if self.n_threads == 1 else ThreadPoolExecutor(self.n_threads)
+        self._pool = None if self.n_threads == 1 else ThreadPoolExecutor(self.n_threads - 1)
 
     def evaluate(self, alpha: Any) -> Evaluation:
         """Evaluate the semi-dual.
@@ -217,10 +217,13 @@ class SemidualOracle:
                     return
                 filled[r] = self._one_range(r, alpha, beta, columns, lists, work)
 
-        if self._pool is None:
-            consume(self._work[0])
-        else:
-            list(self._pool.map(consume, self._work))
+        # This thread works too: two threads woken at once may begin on one core.
+        others = [] if self._pool is None else [
+            self._pool.submit(consume, work) for work in self._work[1:]
+        ]  # fmt: skip
+        consume(self._work[0])
+        for other in others:
+            other.result()
         return filled
 
     def _one_range(
