@@ -86,13 +86,27 @@ def _sift(values, order, root, end):
 
 
 @njit(cache=True, error_model="numpy", nogil=True)
-def _walk(v, tau, count, k, rho):
+def _above(v, tau, count, bound):
+    """How many of the sorted entries have ``v + tau > bound``."""
+    left, right = 0, count
+    while left < right:
+        middle = (left + right) // 2
+        if v[middle] + tau > bound:
+            left = middle + 1
+        else:
+            right = middle
+    return left
+
+
+@njit(cache=True, error_model="numpy", nogil=True)
+def _walk(v, sums, tau, count, k, rho, guess):
     """Zones at a given tau: ``(q, h, u)``; large are entries ``< h``, middle ones ``h .. u - 1``.
 
-    `v` is sorted, `count` entries of ``v + tau`` are positive, more than k. The equation for q is
-    walked along its breakpoints in 1/q.
+    `v` is sorted with prefix sums `sums`, `count` entries of ``v + tau`` are positive, more than
+    k. The equation for q is walked along its breakpoints in 1/q, from `guess` if that is
+    positive, else from the first one.
 
-    Cost: at most ``count + k`` steps.
+    Cost: at most ``count + k`` steps; few from a good guess.
     """
     top, below = v[k - 1] + tau, v[k] + tau
     if rho * top >= (1.0 + rho) * below:
@@ -100,7 +114,25 @@ def _walk(v, tau, count, k, rho):
     ratio = (1.0 + rho) / rho
     h, u = 0, 1
     total = v[0] + tau
-    y = 0.0
+    if 0.0 < guess < total:
+        u = _above(v, tau, count, guess)
+        h = _above(v, tau, u, guess * ratio)
+        total = sums[u] - sums[h] + (u - h) * tau
+        while h + rho * (total / guess - (u - h)) >= k:  # the root is at a larger q
+            entered = 1.0 / (v[u - 1] + tau)
+            left = ratio / (v[h - 1] + tau) if h > 0 else 0.0
+            y = max(entered, left)
+            if h + rho * (total * y - (u - h)) < k:
+                return rho * total / (k - h + rho * (u - h)), h, u
+            if u == 1:
+                break
+            if entered >= left:
+                u -= 1
+                total -= v[u] + tau
+            else:
+                h -= 1
+                total += v[h] + tau
+            guess = 1.0 / y
     while True:
         enters = 1.0 / (v[u] + tau) if u < count else np.inf
         leaves = ratio / (v[h] + tau) if h < u else np.inf
@@ -116,48 +148,44 @@ def _walk(v, tau, count, k, rho):
 
 
 @njit(cache=True, error_model="numpy", nogil=True)
-def prox_sorted(v, sums, count, b, k, rho):
+def prox_sorted(v, sums, count, b, k, rho, tau, q):
     """Solve the prox of one column whose entries are sorted, the largest being 0.
 
-    `sums` is work space of length ``count + 1``. Returns ``(tau, q, h, u)``: with ``w = v + tau``
-    the first h entries become ``w / (1 + rho)``, those up to u ``w - q``, others zero. Any entry
-    with ``w <= q`` that `v` does not have would not change the solution.
+    `sums` is work space of length ``count + 1``; `tau` and `q` are guesses (NaN: none). Returns
+    ``(tau, q, h, u)``: with ``w = v + tau`` the first h entries become ``w / (1 + rho)``, those up
+    to u ``w - q``, others zero. Any entry with ``w <= q`` that `v` does not have would not change
+    the solution.
 
     The sum of the entries is piecewise linear in tau: Newton steps, which end on the piece of
     the root, guarded by bisection.
 
-    Cost: ``O(count)`` a piece that is met, mostly fewer than ten.
+    Cost: ``O(count)`` for the prefix sums, ``O(log count)`` a piece that is met near a good
+    guess.
     """
     goal = (1.0 + rho) * b
     sums[0] = 0.0
-    tau, r = goal, 0
+    plain, r = goal, 0
     for i in range(count):
         sums[i + 1] = sums[i] + v[i]
         trial = (goal - sums[i + 1]) / (i + 1)
         if r == i and v[i] + trial > 0.0:
-            tau, r = trial, i + 1
+            plain, r = trial, i + 1
     if r <= k:
-        return tau, (rho * (v[k - 1] + tau) / (1.0 + rho) if r == k else 0.0), r, r
+        return plain, (rho * (v[k - 1] + plain) / (1.0 + rho) if r == k else 0.0), r, r
     pad = 1e-9 * goal
     low, high = -pad, goal + pad
+    if not low < tau < high:
+        tau, q = plain, 0.0
     newton, last_h, last_u = True, -1, -1
-    q, h, u = 0.0, 0, 0
+    h, u = 0, 0
     for _ in range(_TRIES):
         if not low < tau < high:
             tau, newton = 0.5 * (low + high), False
-        positive = 0
-        left, right = 0, count
-        while left < right:  # entries are sorted: bisect for the first w <= 0
-            positive = (left + right) // 2
-            if v[positive] + tau > 0.0:
-                left = positive + 1
-            else:
-                right = positive
-        positive = left
+        positive = _above(v, tau, count, 0.0)
         if positive <= k:
             q, h, u = 0.0, positive, positive
         else:
-            q, h, u = _walk(v, tau, positive, k, rho)
+            q, h, u = _walk(v, sums, tau, positive, k, rho, q)
         if newton and h == last_h and u == last_u:
             return tau, q, h, u
         slope = (k - h) / (k - h + rho * (u - h)) if u > h else 0.0
@@ -232,13 +260,14 @@ def prox_of_rows(V, k, rho, totals, out):
         if free:
             q, h, u = 0.0, count, count
             if count > k and rho > 0.0:
-                q, h, u = _walk(values, 0.0, count, k, rho)
+                q, h, u = _walk(values, sums, 0.0, count, k, rho, 0.0)
             for i in range(h):
                 out[row, order[i]] = values[i] / (1.0 + rho)
             for i in range(h, u):
                 out[row, order[i]] = max(values[i] - q, 0.0)
             continue
-        tau, q, h, u = prox_sorted(values, sums, count, b, count if rho == 0.0 else k, rho)
+        cap = count if rho == 0.0 else k
+        tau, q, h, u = prox_sorted(values, sums, count, b, cap, rho, np.nan, np.nan)
         _fill(values, tau, q, h, u, b, rho, entries)
         for i in range(u):
             out[row, order[i]] = entries[i]
@@ -246,21 +275,25 @@ def prox_of_rows(V, k, rho, totals, out):
 
 @njit(cache=True, error_model="numpy", nogil=True)
 def fill_lists(
-    cost, alpha, first, b, gamma, k, radius, center, level, tau, ptr, idx, costs, plan, work
+    cost, alpha, first, b, gamma, k, radius, center, chosen, old, rise, level, tau, lists, work
 ):  # fmt: skip
     """List the entries of columns that can matter near `alpha`, and evaluate the semi-dual.
 
     Of column ``first + j`` the list has all sources with a score of at least
     ``level[j] = max - radius[j]`` and the support of ``center = (indptr, indices, values)``,
-    ascending; `plan` has the values of `center`. `work` is ``(negated, values, order)``, each of
-    the length m. Writes `level`, the thresholds `tau` of the semi-dual and `ptr`.
+    ascending. Columns that are not `chosen` are copied from the lists `old`, their levels lifted
+    by `rise`. `work` is ``(negated, values, order)``, each of the length m. Writes `level`, the
+    thresholds `tau` of the semi-dual, and ``lists = (ptr, idx, costs, plan)``, where `plan` has
+    the values of `center`.
 
     Returns the sum of the conjugates less ``b_j`` times the largest score, the sum of these
     products, and the number of entries; if it is larger than `idx`, nothing is listed correctly.
 
-    Cost: one pass over the costs of the columns.
+    Cost: one pass over the costs of the chosen columns.
     """
     negated, values, order = work
+    ptr, idx, costs, plan = lists
+    old_ptr, old_idx, old_costs, old_plan = old
     zeros = np.zeros(alpha.size)
     places, sources, entries = center
     room = idx.size
@@ -268,6 +301,15 @@ def fill_lists(
     small, large = 0.0, 0.0
     ptr[0] = 0
     for j in range(b.size):
+        if not chosen[j]:
+            level[j] += rise
+            for e in range(old_ptr[j], old_ptr[j + 1]):
+                if filled < room:
+                    idx[filled], costs[filled] = old_idx[e], old_costs[e]
+                    plan[filled] = old_plan[e]
+                filled += 1
+            ptr[j + 1] = filled
+            continue
         column_scores(cost, zeros, first + j, negated)
         top = _largest(alpha, negated)
         bound = top - gamma * b[j]
@@ -342,65 +384,77 @@ def _conjugate(values, order, count, gamma, b, k):
 
 @njit(cache=True, error_model="numpy", nogil=True)
 def evaluate_lists(
-    lists, b, alpha, mu, gamma, k, level, rise, out_ptr, out_idx, out_val, heads, depth, threshold,
-    rows, work,
+    lists, b, alpha, mu, gamma, k, level, rise, out, heads, depth, threshold, failed, rows, work
 ):  # fmt: skip
     """Solve the proximal problems of columns over their lists.
 
-    `lists` is ``(ptr, idx, costs, plan)`` of :func:`fill_lists`. Column j comes out as entries
-    ``out_ptr[j] .. out_ptr[j + 1] - 1`` of ``out_idx`` and ``out_val``, large zone first, with
-    ``heads[j]`` entries in it. ``depth[j]`` is how far below the largest score an entry that is
-    not in the plan may lie without changing the solution; ``threshold[j]`` is minus the multiplier
-    of the column's sum. Row sums are added to `rows`. `work` is ``(values, order, sums)`` of the
-    length of the longest list plus one.
+    `lists` is that of :func:`fill_lists`. Column j comes out as entries ``ptr[j] .. ptr[j + 1] -
+    1`` of ``out = (ptr, idx, values)``, large zone first, with ``heads[j]`` entries in it.
+    ``depth[j]`` is how far below the largest score an entry that is not in the plan may lie
+    without changing the solution; ``threshold[j]`` is minus the multiplier of the column's sum;
+    both are read as guesses (NaN: none) and overwritten. Row sums are added to `rows`. `failed`
+    is set where entries outside the list might matter: with levels that have risen by `rise` they
+    may exceed what ``depth`` allows. `work` is ``(values, order, sums, scores)`` of the length of
+    the longest list plus one.
 
     Returns the sum of the optimal values less ``b_j`` times the largest score, the sum of these
     products, the convex penalty and cost of the plan (the latter twice, signed and absolute), and
-    the number of columns in which entries outside the list might matter: with levels that have
-    risen by `rise` they may exceed what ``depth`` allows.
+    the number of columns that failed.
 
     Cost: one pass over the lists, and a sort of the entries near the top.
     """
     ptr, idx, costs, plan = lists
-    values, order, sums = work
+    out_ptr, out_idx, out_val = out
+    values, order, sums, scores = work
     rho = mu * gamma
     inverse = 0.5 / mu
     small, large, penalty, cost, size = 0.0, 0.0, 0.0, 0.0, 0.0
-    failed = 0
+    failures = 0
     end = 0
     out_ptr[0] = 0
     for j in range(b.size):
         first, last = ptr[j], ptr[j + 1]
-        top, best = -np.inf, -np.inf
+        top, best, away = -np.inf, -np.inf, 0.0
         for e in range(first, last):
-            top = max(top, alpha[idx[e]] - costs[e])
+            score = alpha[idx[e]] - costs[e]
+            scores[e - first] = score
+            top = max(top, score)
         for e in range(first, last):
-            best = max(best, plan[e] + mu * (alpha[idx[e]] - costs[e] - top))
-        bound = best - (1.0 + rho) * b[j]
-        count = 0
-        away = 0.0
-        for e in range(first, last):
-            value = plan[e] + mu * (alpha[idx[e]] - costs[e] - top)
-            if value > bound:
-                values[count] = value - best
-                order[count] = e
-                count += 1
-            else:
-                away += plan[e] * plan[e]
-        sort_down(values, order, count)
-        tau, q, h, u = prox_sorted(values, sums, count, b[j], k, rho)
+            scores[e - first] -= top
+            best = max(best, plan[e] + mu * scores[e - first])
+            away += plan[e] * plan[e]
+        goal = (1.0 + rho) * b[j]
+        tau, q = best + mu * (top - threshold[j]), 0.0
+        reach = goal
+        if tau == tau:
+            q = tau - best - mu * depth[j]
+            reach = min(goal, max(1.3 * (tau - q), 0.0) + 0.1 * b[j])
+        h, u, count = 0, 0, 0
+        while True:
+            count = 0
+            for e in range(first, last):
+                value = plan[e] + mu * scores[e - first] - best
+                if value > -reach:
+                    values[count] = value
+                    order[count] = e
+                    count += 1
+            sort_down(values, order, count)
+            tau, q, h, u = prox_sorted(values, sums, count, b[j], k, rho, tau, q)
+            if reach >= goal or tau - q <= reach:
+                break
+            reach = goal  # entries that were left out might count
         _fill(values, tau, q, h, u, b[j], rho, out_val[end:])
         # w = plan + mu (score - top) + tau - best: an entry outside the plan is zero below q
         depth[j] = (tau - best - q) / mu
         threshold[j] = top - (tau - best) / mu
-        if level[j] + rise > top - depth[j]:
-            failed += 1
+        failed[j] = level[j] + rise > top - depth[j]
+        failures += failed[j]
         gain, head, tail, spent, spent_size = 0.0, 0.0, 0.0, 0.0, 0.0
         for p in range(u):
             e = order[p]
             t = out_val[end + p]
-            gain += t * (alpha[idx[e]] - costs[e] - top)
-            away += (t - plan[e]) ** 2
+            gain += t * scores[e - first]
+            away += (t - plan[e]) ** 2 - plan[e] * plan[e]
             spent += t * costs[e]
             spent_size += t * abs(costs[e])
             if p < h:
@@ -409,8 +463,6 @@ def evaluate_lists(
                 tail += t
             rows[idx[e]] += t
             out_idx[end + p] = idx[e]
-        for p in range(u, count):
-            away += plan[order[p]] ** 2
         if u > h:
             head += tail * tail / (k - h)
         small += gain - 0.5 * gamma * head - inverse * away
@@ -421,7 +473,7 @@ def evaluate_lists(
         heads[j] = h
         end += u
         out_ptr[j + 1] = end
-    return small, large, penalty, cost, size, failed
+    return small, large, penalty, cost, size, failures
 
 
 @njit(cache=True, error_model="numpy", nogil=True)

@@ -176,6 +176,7 @@ class ProximalOracle:
         """
         view = self.canonical
         self.mu, self.center = mu, center
+        self.depth, self.threshold = np.full(view.n, np.nan), np.full(view.n, np.nan)
         safe = (1.0 / mu + view.gamma) * view.b
         reach = safe if depth is None else np.minimum(safe, _REACH * depth)
         self.slack = self._slack(alpha, reach) if self.screening else 0.0
@@ -200,29 +201,35 @@ class ProximalOracle:
             room.append(min(out[0].max() - rank, 1e300) - reach[j])
         return max(least, float(np.median(room)))
 
-    def _list(self, piece: int, alpha: Any, reach: Any, safe: bool) -> _Lists:
+    def _list(
+        self, piece: int, alpha: Any, reach: Any, safe: bool, old: _Lists | None = None,
+        chosen: Any = None, rise: float = 0.0,
+    ) -> _Lists:  # fmt: skip
+        """List the entries of a range of columns, or of the chosen ones of them anew."""
         view = self.canonical
         first, last = self.ranges[piece]
         work = (np.empty(view.m), np.empty(view.m), np.empty(view.m, np.int64))
         b, radius = view.b[first:last], reach[first:last] + self.slack
-        level, tau, ptr = (np.empty(last - first) for _ in range(3))
-        ptr = np.empty(last - first + 1, np.int64)
-        if len(self.lists) == len(self.ranges):
-            room = int(1.2 * len(self.lists[piece].parts[1])) + 64
-        else:
+        ptr, tau = np.empty(last - first + 1, np.int64), np.empty(last - first)
+        if old is None:
             room = 2 * _TARGET * (last - first) + 64
+            parts = (ptr[:1], np.empty(0, np.int64), np.empty(0), np.empty(0))
+            before, chosen = np.empty(last - first), np.ones(last - first, bool)
+        else:
+            parts, before = old.parts, old.level
+            room = int(1.2 * len(parts[1])) + 64
         while True:
-            parts = (np.empty(room, np.int64), np.empty(room), np.empty(room))
+            level = before.copy()
+            lists = (ptr, np.empty(room, np.int64), np.empty(room), np.empty(room))
             small, large, filled = fill_lists(
-                view.cost, alpha, first, b, view.gamma, view.k, radius, self.center, level, tau,
-                ptr, *parts, work,
+                view.cost, alpha, first, b, view.gamma, view.k, radius, self.center, chosen, parts,
+                rise, level, tau, lists, work,
             )  # fmt: skip
             if filled <= room:
                 break
             room = filled
-        parts = tuple(part[:filled] for part in parts)
-        longest = int(np.diff(ptr).max())
-        return _Lists(alpha, level, (ptr, *parts), longest, (small, large), tau, safe)
+        parts = (ptr, *(part[:filled] for part in lists[1:]))
+        return _Lists(alpha, level, parts, int(np.diff(ptr).max()), (small, large), tau, safe)
 
     def evaluate(self, alpha: Any) -> Proximal:
         """Return the proximal problems' value and solutions; reads costs where lists fall short.
@@ -257,35 +264,36 @@ class ProximalOracle:
         first, last = self.ranges[piece]
         b, n = view.b[first:last], last - first
         safe = (1.0 / self.mu + view.gamma) * view.b
-        rescans = 0
+        rescans, read = 0, 0
         lists = self.lists[piece]
         if not self.screening and not np.array_equal(lists.alpha, alpha):
             lists = self._list(piece, alpha.copy(), safe, True)
-            rescans = 1
-        depth, threshold = np.empty(n), np.empty(n)
+            read = n
+        depth, threshold = self.depth[first:last], self.threshold[first:last]
         here = np.array_equal(lists.alpha, alpha)
+        failed = np.zeros(n, bool)
         while True:
-            idx = lists.parts[1]
-            rows = np.zeros(view.m)
-            out = (np.empty(n + 1, np.int64), np.empty(len(idx), np.int64), np.empty(len(idx)))
-            heads = np.empty(n, np.int64)
-            size = lists.longest + 1
-            work = (np.empty(size), np.empty(size, np.int64), np.empty(size))
+            room, size = len(lists.parts[1]), lists.longest + 1
+            rows, heads = np.zeros(view.m), np.empty(n, np.int64)
+            out = (np.empty(n + 1, np.int64), np.empty(room, np.int64), np.empty(room))
+            work = (np.empty(size), np.empty(size, np.int64), np.empty(size), np.empty(size))
             rise = 0.0 if here else float(np.max(alpha - lists.alpha))
-            *sums, failed = evaluate_lists(
-                lists.parts, b, alpha, self.mu, view.gamma, self.k, lists.level, rise, *out,
-                heads, depth, threshold, rows, work,
+            *sums, failures = evaluate_lists(
+                lists.parts, b, alpha, self.mu, view.gamma, self.k, lists.level, rise, out,
+                heads, depth, threshold, failed, rows, work,
             )  # fmt: skip
-            if not failed or (here and lists.safe):
+            if not failures or (here and lists.safe):
                 break
             rescans += 1
+            read += failures
             always = here and rescans > _RESCANS
             reach = safe.copy()
             if not always:
                 wanted = _REACH * 2.0 ** (rescans - 1) * np.maximum(depth, 0.0)
                 reach[first:last] = np.minimum(safe[first:last], wanted)
-            lists, here = self._list(piece, alpha.copy(), reach, always), True
+            lists = self._list(piece, alpha.copy(), reach, always, lists, failed, rise)
+            here = True
         self.lists[piece] = lists
         filled = int(out[0][-1])
         part = (out[0], out[1][:filled], out[2][:filled], heads)
-        return sums, rows, rescans / len(self.ranges), part, threshold, depth
+        return sums, rows, read / view.n, part, threshold.copy(), depth.copy()
