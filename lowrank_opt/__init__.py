@@ -12,7 +12,7 @@ from typing import Any
 
 __version__ = "0.1.0.dev0"
 
-FAMILIES = ("recovery",)
+FAMILIES = ("recovery", "transport")
 
 _SUBPACKAGES = (
     "core",
@@ -21,7 +21,6 @@ _SUBPACKAGES = (
     "papers",
     "plotting",
     "testing",
-    "transport",
     *FAMILIES,
 )
 _HOME = {

@@ -39,6 +39,7 @@ from lowrank_opt.testing import (
     point_distance,
 )
 from lowrank_opt.testing.example import GradientDescent, make_quadratic
+from lowrank_opt.transport import SparsityConstrainedOT, TransportProblem, proximal
 
 SHAPE, RANK = (12, 10), 2
 
@@ -370,6 +371,111 @@ def sensing_case(name, solver, *, model=None, **hooks):
     )
 
 
+def make_transport(dtype=np.float64, seed=0, xp=np, **model):
+    """Two clouds in the plane, with random masses."""
+    rng = np.random.default_rng(seed)
+    m, n = 14, 11
+    X, Y = rng.standard_normal((m, 2)), rng.standard_normal((n, 2)) + 0.7
+    C = ((X[:, None] - Y[None]) ** 2).sum(axis=2).astype(dtype)
+    a, b = rng.random(m) + 0.2, rng.random(n) + 0.2
+    return TransportProblem(
+        a / a.sum(), b / b.sum(), C if xp is np else xp.asarray(C), **{"gamma": 2.0, **model}
+    )
+
+
+def distance_of_plans(x, y):
+    """Between the plans of the relaxation, which is what is unique."""
+    dense = [p if isinstance(p, np.ndarray) else relaxed_plan(p).toarray() for p in (x, y)]
+    return point_distance(*dense)
+
+
+def relaxed_plan(x):
+    return x if x.relaxed is None else x.relaxed
+
+
+def shake_plan(x, rng):
+    alpha = x.alpha * (1.0 + 0.01 * rng.standard_normal(x.alpha.shape))
+    return x.with_potentials(alpha, x.beta, x.relaxed)
+
+
+def with_data(problem, a, b, C, gamma):
+    return TransportProblem(
+        a, b, C, gamma=gamma, max_nnz=problem.max_nnz, unbalanced=problem.unbalanced,
+        marginal_weight=problem.marginal_weight, a_upper=problem.a_upper,
+    )  # fmt: skip
+
+
+def permute_masses(problem, rng):
+    m, n = problem.shape
+    rows, cols = rng.permutation(m), rng.permutation(n)
+    other = with_data(
+        problem, problem.a[rows], problem.b[cols], problem.C[np.ix_(rows, cols)], problem.gamma
+    )
+    return other, lambda x: relaxed_plan(x).toarray()[np.ix_(rows, cols)]
+
+
+def rescale_masses(problem, rng):
+    other = with_data(problem, 8 * problem.a, 8 * problem.b, problem.C, problem.gamma / 8)
+    return other, lambda x: 8 * relaxed_plan(x).toarray()
+
+
+def rescale_costs(problem, rng):
+    other = with_data(problem, problem.a, problem.b, 1e4 * problem.C, 1e4 * problem.gamma)
+    return other, lambda x: relaxed_plan(x).toarray()
+
+
+def shift_costs(problem, rng):
+    u, v = rng.standard_normal(problem.shape[0]), rng.standard_normal(problem.shape[1])
+    C = problem.C + u[:, None] + v
+    other = with_data(problem, problem.a, problem.b, C, problem.gamma)
+    return other, lambda x: relaxed_plan(x).toarray()
+
+
+def quadratic_program(problem, solver):
+    """The quadratically regularised plan, by an interior-point method."""
+    import cvxpy as cp
+
+    T = cp.Variable(problem.shape, nonneg=True)
+    objective = cp.sum(cp.multiply(problem.C, T)) + problem.gamma / 2 * cp.sum_squares(T)
+    marginals = [cp.sum(T, axis=1) == problem.a, cp.sum(T, axis=0) == problem.b]
+    cp.Problem(cp.Minimize(objective), marginals).solve(solver="CLARABEL")
+    return T.value
+
+
+TRANSPORT_INPUTS = (
+    BadInput("negative mass", lambda: TransportProblem([1.0, -1.0], [0.0, 0.0],
+             np.zeros((2, 2))), ProblemError, r"a\[1\]"),
+    BadInput("NaN cost", lambda: TransportProblem(C=np.full((2, 2), np.nan)), ProblemError, "C"),
+    BadInput("cap 0", lambda: make_transport(max_nnz=0), ParameterError, "max_nnz"),
+    BadInput(
+        "plan of another shape",
+        lambda: SparsityConstrainedOT().solve(make_transport(), x0=np.zeros((3, 3))),
+        ProblemError, "shape",
+    ),
+    BadInput(
+        "unknown method", lambda: SparsityConstrainedOT(method="newton").solve(make_transport()),
+        ParameterError, "method",
+    ),
+)  # fmt: skip
+
+
+def transport_case(name, solver, *, model=None, **hooks):
+    return SolverCase(
+        solver,
+        functools.partial(make_transport, **(model or {})),
+        name=name,
+        **{
+            "distance": distance_of_plans, "perturb": shake_plan,
+            "own_dtype": (".alpha", ".beta"), "bad_inputs": TRANSPORT_INPUTS,
+            "transforms": {
+                "permute": permute_masses, "masses": rescale_masses, "costs": rescale_costs,
+                "shift": shift_costs,
+            },
+            **hooks,
+        },
+    )  # fmt: skip
+
+
 ALL_SOLVERS = [
     completion_case(
         f"AlternatingMinimization-{inner}",
@@ -449,6 +555,19 @@ ALL_SOLVERS = [
     # The template of the documentation, on every array library.
     SolverCase(GradientDescent(), make_quadratic, name="GradientDescent"),
 ]  # fmt: skip
+ALL_SOLVERS += [
+    transport_case(
+        "SparsityConstrainedOT-ssnal",
+        SparsityConstrainedOT(tol=1e-10, start="zero"),
+        model={"max_nnz": 3},
+    ),
+    transport_case(
+        "SparsityConstrainedOT-ssn",
+        SparsityConstrainedOT(method="ssn", tol=1e-10, start="zero"),
+        reference=quadratic_program,
+    ),
+]
+
 BY_NAME = {case.name: case for case in ALL_SOLVERS}
 # No kernel of their own that has threads: the passes of the measurements are tested as such.
 SERIAL = {
@@ -514,6 +633,9 @@ def parallel_calls(monkeypatch):
 
     monkeypatch.setattr(kernels, "_PARALLEL_ENTRIES", 0)
     monkeypatch.setattr(kernels, "ThreadPoolExecutor", Pool)
+    monkeypatch.setattr(proximal, "_PARALLEL", 0)
+    monkeypatch.setattr(proximal, "_LEAST_COLUMNS", 4)
+    monkeypatch.setattr(proximal, "ThreadPoolExecutor", Pool)
     monkeypatch.setattr(_nuclear, "_PARALLEL_WORK", 0)
     monkeypatch.setattr(factor_sgd, "_TILE_ENTRIES", 1)
     for module in (_nuclear, factor_sgd):

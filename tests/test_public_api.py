@@ -39,7 +39,7 @@ PUBLIC = {
         StreamingTopK SVD TopK topk value WeightedL1
     """,
     "transport": """
-        TransportPlan TransportProblem
+        SparsityConstrainedOT TransportPlan TransportProblem
     """,
     "datasets": """
         data_home DatasetError fetch_movielens find_data ImageObservations

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 from lowrank_opt.core.backend import register_kernels
 from lowrank_opt.core.lazy import lazy_names
+from lowrank_opt.core.registry import register_solvers
 
 __all__, __getattr__, __dir__ = lazy_names(
     __name__,
     {
         "plan": ["TransportPlan"],
         "problems": ["TransportProblem"],
+        "sparsity_constrained": ["SparsityConstrainedOT"],
     },
 )
 
+register_solvers(__name__, ("SparsityConstrainedOT",))
 register_kernels("transport", numpy="lowrank_opt.transport.kernels_costs")
 
 

@@ -66,6 +66,7 @@ class TransportPlan(sp.csc_array):
         **kwargs: Any,
     ) -> None:
         super().__init__(arg1, *args, **kwargs)
+        _ = self.has_canonical_format  # known from the start: to look later would change the object
         self.alpha = alpha
         self.beta = beta
         self.relaxed = relaxed

@@ -222,6 +222,8 @@ def step(solver: Any, canonical: Canonical, state: ProximalState) -> ProximalSta
     with oracle.threads():
         if not ready:
             oracle.scan(state.alpha, state.mu, state.center, state.depth)
+            if state.nit:  # made anew after a pause: not work of the method
+                oracle.n_scans = 0.0
         found, reached, finished = _newton(canonical, state, oracle, goal, deadline)
         plan = found.plan()
         state.depth = found.depth
