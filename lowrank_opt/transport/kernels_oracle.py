@@ -46,6 +46,7 @@ __all__ = [
     "column_work",
     "evaluate_columns",
     "gather_columns",
+    "smallest_costs",
 ]
 
 # What to do with a column.
@@ -493,3 +494,24 @@ def gather_columns(chunk, count, offset, indices, values, rows):
         indices[offset + e] = i
         values[offset + e] = value
         rows[i] += value
+
+
+@njit(cache=True, error_model="numpy", nogil=True)
+def smallest_costs(cost, n, zeros, out, work):
+    """Lower ``out[i]`` to the smallest cost of source ``i`` among `n` targets.
+
+    Layout: `zeros` and `out` have one number a source.
+
+    Cost: a pass over the costs.
+    """
+    for j in range(n):
+        groups, _ = score_groups(cost, zeros, j, work.scores, work.tops)
+        _lower(cost, j, groups, work.scores, out)
+
+
+@njit(cache=True, error_model="numpy", nogil=True)
+def _lower(cost, j, groups, scores, out):
+    for p in range(groups * GROUP):
+        if scores[p] > -np.inf:
+            i = source_at(cost, j, p)
+            out[i] = min(out[i], -scores[p])
