@@ -16,7 +16,14 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
-from lowrank_opt.transport.kernels_costs import column_scores, pair_cost
+from lowrank_opt.transport.kernels_costs import (
+    GROUP,
+    LANES,
+    column_scores,
+    pair_cost,
+    score_groups,
+    source_at,
+)
 
 __all__ = [
     "cross_transform",
@@ -274,91 +281,86 @@ def prox_of_rows(V, k, rho, totals, out):
 
 
 @njit(cache=True, error_model="numpy", nogil=True)
+def _append(lists, filled, i, c, plan):
+    """Add an entry to the lists, if there is room."""
+    _, idx, costs, values = lists
+    if filled < idx.size:
+        idx[filled], costs[filled], values[filled] = i, c, plan
+    return filled + 1
+
+
+@njit(cache=True, error_model="numpy", nogil=True)
 def fill_lists(
-    cost, alpha, first, b, gamma, k, radius, center, chosen, old, rise, level, tau, lists, work
+    cost, alpha, first, b, gamma, k, radius, center, chosen, old, level, tau, lists, work
 ):  # fmt: skip
     """List the entries of columns that can matter near `alpha`, and evaluate the semi-dual.
 
     Of column ``first + j`` the list has all sources with a score of at least
     ``level[j] = max - radius[j]`` and the support of ``center = (indptr, indices, values)``,
-    ascending. Columns that are not `chosen` are copied from the lists `old`, their levels lifted
-    by `rise`. `work` is ``(negated, values, order)``, each of the length m. Writes `level`, the
-    thresholds `tau` of the semi-dual, and ``lists = (ptr, idx, costs, plan)``, where `plan` has
-    the values of `center`.
+    ascending. Columns that are not `chosen` are copied from the lists `old`. `work` is that of
+    the oracle, and an array of the length m. Writes `level`, the thresholds `tau` of the
+    semi-dual, and ``lists = (ptr, idx, costs, plan)``, where `plan` has the values of `center`.
 
     Returns the sum of the conjugates less ``b_j`` times the largest score, the sum of these
     products, and the number of entries; if it is larger than `idx`, nothing is listed correctly.
 
     Cost: one pass over the costs of the chosen columns.
     """
-    negated, values, order = work
-    ptr, idx, costs, plan = lists
-    old_ptr, old_idx, old_costs, old_plan = old
-    zeros = np.zeros(alpha.size)
+    space, order = work
+    scores, tops, values = space.scores, space.tops, space.values
+    ptr = lists[0]
     places, sources, entries = center
-    room = idx.size
     filled = 0
     small, large = 0.0, 0.0
     ptr[0] = 0
     for j in range(b.size):
+        target = first + j
         if not chosen[j]:
-            level[j] += rise
-            for e in range(old_ptr[j], old_ptr[j + 1]):
-                if filled < room:
-                    idx[filled], costs[filled] = old_idx[e], old_costs[e]
-                    plan[filled] = old_plan[e]
-                filled += 1
+            for e in range(old[0][j], old[0][j + 1]):
+                filled = _append(lists, filled, old[1][e], old[2][e], old[3][e])
             ptr[j + 1] = filled
             continue
-        column_scores(cost, zeros, first + j, negated)
-        top = _largest(alpha, negated)
+        groups, top = score_groups(cost, alpha, target, scores, tops)
         bound = top - gamma * b[j]
         level[j] = top - radius[j]
         cut = min(level[j], bound)
-        e, e_end = places[first + j], places[first + j + 1]
-        following = sources[e] if e < e_end else alpha.size
+        e, end = places[target], places[target + 1]
         count = 0
-        for i in range(alpha.size):
-            score = alpha[i] + negated[i]
-            if score < cut and i != following:
+        for group in range(groups):
+            highest = -np.inf
+            for lane in range(group * LANES, (group + 1) * LANES):
+                highest = max(highest, tops[lane])
+            if highest < cut or highest == -np.inf:
                 continue
-            if score > bound:
-                values[count] = score - top
-                order[count] = i
-                count += 1
-            kept = score >= level[j] and negated[i] > -np.inf
-            if kept or i == following:
-                if filled < room:
-                    idx[filled] = i
-                    costs[filled] = -negated[i]
-                    plan[filled] = 0.0
-                    if i == following:
-                        plan[filled] = entries[e]
-                filled += 1
-                if i == following:
+            for place in range(group * GROUP, (group + 1) * GROUP):
+                score = scores[place]
+                if score < cut or score == -np.inf:
+                    continue
+                i = source_at(cost, target, place)
+                if score > bound:
+                    values[count], order[count] = score - top, i
+                    count += 1
+                if score < level[j]:
+                    continue
+                while e < end and sources[e] < i:
+                    c = pair_cost(cost, sources[e], target)
+                    filled = _append(lists, filled, sources[e], c, entries[e])
                     e += 1
-                    following = sources[e] if e < e_end else alpha.size
+                mass = 0.0
+                if e < end and sources[e] == i:
+                    mass = entries[e]
+                    e += 1
+                filled = _append(lists, filled, i, pair_cost(cost, i, target), mass)
+        while e < end:
+            c = pair_cost(cost, sources[e], target)
+            filled = _append(lists, filled, sources[e], c, entries[e])
+            e += 1
         ptr[j + 1] = filled
         shift, value = _conjugate(values, order, count, gamma, b[j], k)
         tau[j] = top + shift
         small += value
         large += b[j] * top
     return small, large, filled
-
-
-@njit(cache=True, error_model="numpy", nogil=True)
-def _largest(alpha, negated):
-    """Largest score, in four chains that the processor can run side by side."""
-    a = b = c = d = -np.inf
-    end = alpha.size - alpha.size % 4
-    for i in range(0, end, 4):
-        a = max(a, alpha[i] + negated[i])
-        b = max(b, alpha[i + 1] + negated[i + 1])
-        c = max(c, alpha[i + 2] + negated[i + 2])
-        d = max(d, alpha[i + 3] + negated[i + 3])
-    for i in range(end, alpha.size):
-        a = max(a, alpha[i] + negated[i])
-    return max(max(a, b), max(c, d))
 
 
 @njit(cache=True, error_model="numpy", nogil=True)
@@ -383,8 +385,30 @@ def _conjugate(values, order, count, gamma, b, k):
 
 
 @njit(cache=True, error_model="numpy", nogil=True)
+def _missed(cost, target, alpha, idx, start, last, level, age, rises, limit):
+    """Whether a source that is not listed has, or might have, a score above `limit`."""
+    _, hot, risen, rise = rises
+    for place in range(hot.shape[1]):
+        if level + risen[age, place] <= limit:
+            return False
+        i = hot[age, place]
+        if alpha[i] - pair_cost(cost, i, target) > limit:
+            left, right = start, last
+            while left < right:
+                middle = (left + right) // 2
+                if idx[middle] < i:
+                    left = middle + 1
+                else:
+                    right = middle
+            if left == last or idx[left] != i:
+                return True
+    return level + rise[age] > limit
+
+
+@njit(cache=True, error_model="numpy", nogil=True)
 def evaluate_lists(
-    lists, b, alpha, mu, gamma, k, level, rise, out, heads, depth, threshold, failed, rows, work
+    cost, first, lists, b, alpha, mu, gamma, k, level, rises, out, heads, depth, threshold, failed,
+    rows, work,
 ):  # fmt: skip
     """Solve the proximal problems of columns over their lists.
 
@@ -393,8 +417,10 @@ def evaluate_lists(
     ``depth[j]`` is how far below the largest score an entry that is not in the plan may lie
     without changing the solution; ``threshold[j]`` is minus the multiplier of the column's sum;
     both are read as guesses (NaN: none) and overwritten. Row sums are added to `rows`. `failed`
-    is set where entries outside the list might matter: with levels that have risen by `rise` they
-    may exceed what ``depth`` allows. `work` is ``(values, order, sums, scores)`` of the length of
+    is set where entries outside the list matter or might matter, since they may exceed what
+    ``depth`` allows: ``rises = (age, hot, risen, rise)`` says how far above the levels they can be.
+    With ``p = age[j]`` they are the rows ``hot[p]`` by ``risen[p]``, descending, and others by
+    ``rise[p]``. `work` is ``(values, order, sums, scores)`` of the length of
     the longest list plus one.
 
     Returns the sum of the optimal values less ``b_j`` times the largest score, the sum of these
@@ -405,23 +431,24 @@ def evaluate_lists(
     """
     ptr, idx, costs, plan = lists
     out_ptr, out_idx, out_val = out
+    age = rises[0]
     values, order, sums, scores = work
     rho = mu * gamma
     inverse = 0.5 / mu
-    small, large, penalty, cost, size = 0.0, 0.0, 0.0, 0.0, 0.0
+    small, large, penalty, total, size = 0.0, 0.0, 0.0, 0.0, 0.0
     failures = 0
     end = 0
     out_ptr[0] = 0
     for j in range(b.size):
-        first, last = ptr[j], ptr[j + 1]
+        start, last = ptr[j], ptr[j + 1]
         top, best, away = -np.inf, -np.inf, 0.0
-        for e in range(first, last):
+        for e in range(start, last):
             score = alpha[idx[e]] - costs[e]
-            scores[e - first] = score
+            scores[e - start] = score
             top = max(top, score)
-        for e in range(first, last):
-            scores[e - first] -= top
-            best = max(best, plan[e] + mu * scores[e - first])
+        for e in range(start, last):
+            scores[e - start] -= top
+            best = max(best, plan[e] + mu * scores[e - start])
             away += plan[e] * plan[e]
         goal = (1.0 + rho) * b[j]
         tau, q = best + mu * (top - threshold[j]), 0.0
@@ -432,8 +459,8 @@ def evaluate_lists(
         h, u, count = 0, 0, 0
         while True:
             count = 0
-            for e in range(first, last):
-                value = plan[e] + mu * scores[e - first] - best
+            for e in range(start, last):
+                value = plan[e] + mu * scores[e - start] - best
                 if value > -reach:
                     values[count] = value
                     order[count] = e
@@ -447,13 +474,15 @@ def evaluate_lists(
         # w = plan + mu (score - top) + tau - best: an entry outside the plan is zero below q
         depth[j] = (tau - best - q) / mu
         threshold[j] = top - (tau - best) / mu
-        failed[j] = level[j] + rise > top - depth[j]
+        failed[j] = _missed(
+            cost, first + j, alpha, idx, start, last, level[j], age[j], rises, top - depth[j]
+        )
         failures += failed[j]
         gain, head, tail, spent, spent_size = 0.0, 0.0, 0.0, 0.0, 0.0
         for p in range(u):
             e = order[p]
             t = out_val[end + p]
-            gain += t * scores[e - first]
+            gain += t * scores[e - start]
             away += (t - plan[e]) ** 2 - plan[e] * plan[e]
             spent += t * costs[e]
             spent_size += t * abs(costs[e])
@@ -468,12 +497,12 @@ def evaluate_lists(
         small += gain - 0.5 * gamma * head - inverse * away
         large += b[j] * top
         penalty += 0.5 * gamma * head
-        cost += spent
+        total += spent
         size += spent_size
         heads[j] = h
         end += u
         out_ptr[j + 1] = end
-    return small, large, penalty, cost, size, failures
+    return small, large, penalty, total, size, failures
 
 
 @njit(cache=True, error_model="numpy", nogil=True)

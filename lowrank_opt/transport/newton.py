@@ -7,7 +7,7 @@ connected component.
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import scipy.linalg as sla
@@ -15,10 +15,12 @@ import scipy.sparse as sp
 import scipy.sparse.linalg as spla
 from numba import njit
 
-__all__ = ["Laplacian", "laplacian", "reference_laplacian"]
+__all__ = ["Laplacian", "reference_laplacian"]
 
-# Dense factorisations from this share of nonzeros on.
-_DENSE = 0.1
+# From this share of (repeated) nonzeros on matrices count as full: conjugate gradients with at
+# most so many products are tried, then a dense factorisation up to a size.
+_DENSE, _PRODUCTS, _LARGEST_DENSE = 0.02, 200, 10_000
+_SMALL = 64
 
 
 @njit(cache=True, error_model="numpy", nogil=True)
@@ -147,60 +149,76 @@ def _components(ptr, idx, m):
     return parent
 
 
-class Laplacian(NamedTuple):
-    """A weighted Laplacian of the rows.
+@njit(cache=True, error_model="numpy", nogil=True)
+def _apply(ptr, idx, heads, k, rho, x, out):
+    """Add the Laplacian times `x` to `out`, column by column.
 
-    Parameters
-    ----------
-    matrix : csc_matrix or ndarray
-        The Laplacian itself, sparse or dense.
-    places : ndarray or None
-        Where the diagonal is in the data of a sparse matrix.
-    labels : ndarray of int64, of shape (m,)
-        A representative row of the component of every row.
-    level : float
-        Mean of the undivided diagonal: what multiples of the identity are relative to.
+    Cost: two passes over the entries.
     """
-
-    matrix: Any
-    places: Any
-    labels: Any
-    level: float
-
-    def solve(self, diagonal: Any, rhs: Any) -> Any:
-        """Solve with a positive diagonal added.
-
-        Parameters
-        ----------
-        diagonal : ndarray of shape (m,)
-            Added to the Laplacian.
-        rhs : ndarray of shape (m,)
-            Right-hand side.
-
-        Returns
-        -------
-        ndarray of shape (m,)
-            Solution.
-        """
-        if isinstance(self.matrix, np.ndarray):
-            shifted = self.matrix.copy()
-            shifted.flat[:: len(rhs) + 1] += diagonal
-            factor = sla.cho_factor(shifted, lower=True, overwrite_a=True, check_finite=False)
-            return sla.cho_solve(factor, rhs, check_finite=False)
-        data = self.matrix.data.copy()
-        data[self.places] += diagonal
-        shifted = sp.csc_matrix(
-            (data, self.matrix.indices, self.matrix.indptr), shape=self.matrix.shape
-        )
-        factor = spla.splu(
-            shifted, permc_spec="MMD_AT_PLUS_A", diag_pivot_thresh=0.0,
-            options={"SymmetricMode": True, "Equil": False},
-        )  # fmt: skip
-        return factor.solve(rhs)
+    for j in range(ptr.size - 1):
+        h = heads[j]
+        split, end = ptr[j] + h, ptr[j + 1]
+        both, mixed, middle = _weights(h, end - ptr[j], k, rho)
+        first, second = 0.0, 0.0
+        for e in range(ptr[j], split):
+            first += x[idx[e]]
+        for e in range(split, end):
+            second += x[idx[e]]
+        count = end - split
+        for e in range(ptr[j], split):
+            i = idx[e]
+            out[i] += (both * h + mixed * count) * x[i] - both * first - mixed * second
+        for e in range(split, end):
+            i = idx[e]
+            out[i] += (mixed * h + middle * count) * x[i] - mixed * first - middle * second
 
 
-def laplacian(support: tuple[Any, Any, Any, Any], k: int, rho: float, m: int) -> Laplacian:
-    """Return the Laplacian of a solution of the proximal problem.
+@njit(cache=True, error_model="numpy", nogil=True)
+def _conjugate_gradients(ptr, idx, heads, k, rho, diagonal, rhs, tol, limit):
+    """Solve with the Laplacian plus a diagonal; returns the solution and whether it is one.
+
+    Cost: `limit` products at most.
+    """
+    m = rhs.size
+    inverse = diagonal.copy()
+    for j in range(ptr.size - 1):
+        h = heads[j]
+        split, end = ptr[j] + h, ptr[j + 1]
+        both, mixed, middle = _weights(h, end - ptr[j], k, rho)
+        for e in range(ptr[j], end):
+            near, far, other = (h, end - split, both) if e < split else (end - split, h, middle)
+            inverse[idx[e]] += (near - 1) * other + far * mixed
+    x, r = np.zeros(m), rhs.copy()
+    z, p, Ap = np.empty(m), np.empty(m), np.empty(m)
+    product, start = 0.0, 0.0
+    for i in range(m):
+        inverse[i] = 1.0 / inverse[i]
+        p[i] = inverse[i] * r[i]
+        product += p[i] * r[i]
+    start = product
+    for _ in range(limit):
+        if not product > tol * tol * start:
+            return x, True
+        for i in range(m):
+            Ap[i] = diagonal[i] * p[i]
+        _apply(ptr, idx, heads, k, rho, p, Ap)
+        bent = 0.0
+        for i in range(m):
+            bent += p[i] * Ap[i]
+        step = product / bent
+        before, product = product, 0.0
+        for i in range(m):
+            x[i] += step * p[i]
+            r[i] -= step * Ap[i]
+            z[i] = inverse[i] * r[i]
+            product += z[i] * r[i]
+        for i in range(m):
+            p[i] = z[i] + (product / before) * p[i]
+    return x, False
+
+
+class Laplacian:
+    """A weighted Laplacian of the rows.
 
     Parameters
     ----------
@@ -213,25 +231,79 @@ def laplacian(support: tuple[Any, Any, Any, Any], k: int, rho: float, m: int) ->
     m : int
         Number of rows.
 
-    Returns
-    -------
-    Laplacian
-        The matrix and its components.
+    Attributes
+    ----------
+    labels : ndarray of int64, of shape (m,)
+        A representative row of the component of every row.
+    level : float
+        Mean of the undivided diagonal: what multiples of the identity are relative to.
+    factorizations, products : int
+        Work done.
     """
-    ptr, idx, _, heads = support
-    lengths = np.diff(ptr)
-    many = float(np.sum(lengths.astype(np.float64) ** 2))
-    level = (float(np.sum(heads)) / (1.0 + rho) + float(np.sum(lengths - heads))) / m
-    if (many > _DENSE * m * m and m <= 20_000) or m < 64:
-        matrix: Any = np.zeros((m, m))
-        places = None
-        _dense_laplacian(ptr, idx, heads, k, rho, matrix)
-    else:
-        indptr, indices, data = _sparse_laplacian(ptr, idx, heads, k, rho, m)
-        matrix = sp.csc_matrix((data, indices, indptr), shape=(m, m))
-        matrix.sort_indices()
-        places = np.flatnonzero(matrix.indices == np.repeat(np.arange(m), np.diff(indptr)))
-    return Laplacian(matrix, places, _components(ptr, idx, m), level)
+
+    def __init__(self, support: tuple[Any, Any, Any, Any], k: int, rho: float, m: int) -> None:
+        ptr, idx, _, heads = support
+        lengths = np.diff(ptr)
+        self.entries = (ptr, idx, heads, k, rho)
+        self.m = m
+        middle = float(np.sum(lengths - heads))
+        self.level = (float(np.sum(heads)) / (1.0 + rho) + middle) / m
+        self.labels = _components(ptr, idx, m)
+        self.full = float(np.sum(lengths.astype(np.float64) ** 2)) > _DENSE * m * m
+        self.matrix: Any = None
+        self.places: Any = None
+        self.factorizations = 0
+
+    def solve(self, diagonal: Any, rhs: Any, accuracy: float = 0.0) -> Any:
+        """Solve with a positive diagonal added.
+
+        Parameters
+        ----------
+        diagonal : ndarray of shape (m,)
+            Added to the Laplacian.
+        rhs : ndarray of shape (m,)
+            Right-hand side.
+        accuracy : float, default=0.0
+            Relative residual that is enough; 0: factorise.
+
+        Returns
+        -------
+        ndarray of shape (m,)
+            Solution.
+        """
+        if self.full and accuracy > 0:
+            x, done = _conjugate_gradients(*self.entries, diagonal, rhs, accuracy, _PRODUCTS)
+            if done:
+                return x
+        self.factorizations += 1
+        if (self.full and self.m <= _LARGEST_DENSE) or self.m <= _SMALL:
+            return self._dense(diagonal, rhs)
+        if self.matrix is None:
+            m, (ptr, idx, heads, k, rho) = self.m, self.entries
+            indptr, indices, data = _sparse_laplacian(ptr, idx, heads, k, rho, m)
+            self.matrix = sp.csc_matrix((data, indices, indptr), shape=(m, m))
+            self.matrix.sort_indices()
+            owner = np.repeat(np.arange(m), np.diff(indptr))
+            self.places = np.flatnonzero(self.matrix.indices == owner)
+        data = self.matrix.data.copy()
+        data[self.places] += diagonal
+        shifted = sp.csc_matrix(
+            (data, self.matrix.indices, self.matrix.indptr), shape=self.matrix.shape
+        )
+        factor = spla.splu(
+            shifted, permc_spec="MMD_AT_PLUS_A", diag_pivot_thresh=0.0,
+            options={"SymmetricMode": True},
+        )  # fmt: skip
+        return factor.solve(rhs)
+
+    def _dense(self, diagonal: Any, rhs: Any) -> Any:
+        if self.matrix is None:
+            self.matrix = np.zeros((self.m, self.m))
+            _dense_laplacian(*self.entries, self.matrix)
+        shifted = self.matrix.copy()
+        shifted.flat[:: self.m + 1] += diagonal
+        factor = sla.cho_factor(shifted, lower=True, overwrite_a=True, check_finite=False)
+        return sla.cho_solve(factor, rhs, check_finite=False)
 
 
 def reference_laplacian(support: tuple[Any, Any, Any, Any], k: int, rho: float, m: int) -> Any:
@@ -240,7 +312,7 @@ def reference_laplacian(support: tuple[Any, Any, Any, Any], k: int, rho: float, 
     Parameters
     ----------
     support, k, rho, m
-        See :func:`laplacian`.
+        See :class:`Laplacian`.
 
     Returns
     -------

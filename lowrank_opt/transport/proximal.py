@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from lowrank_opt.transport.kernels_costs import scores_of_targets
+from lowrank_opt.transport.kernels_oracle import column_work
 from lowrank_opt.transport.kernels_prox import evaluate_lists, fill_lists
 
 if TYPE_CHECKING:
@@ -28,6 +29,10 @@ _TARGET, _SAMPLED = 40, 40
 _REACH = 1.5
 # Scans at the same potentials before a list gets the radius that is always enough.
 _RESCANS = 3
+# So many rows with the largest rises are looked at one by one.
+_HOT = 64
+# Columns of a piece are listed at this many different potentials; then all are listed anew.
+_REFERENCES = 5
 # Threads are worth their start from this number of pairs on.
 _PARALLEL = 200_000
 
@@ -48,16 +53,31 @@ def empty_plan(n: int) -> tuple[Any, Any, Any]:
     return np.zeros(n + 1, np.int64), np.zeros(0, np.int64), np.zeros(0)
 
 
-class _Lists(NamedTuple):
-    """Entries of a range of columns that can matter near the potentials `alpha`."""
+def _rises(change: Any) -> tuple[Any, Any, float]:
+    """The rows that have risen most, by how much, and a bound for the others."""
+    count = min(_HOT, len(change))
+    if not change.any():
+        return np.arange(count), np.zeros(count), 0.0
+    if count == len(change):
+        order, bound = np.lexsort((np.arange(count), -change)), -np.inf
+    else:
+        order = np.argpartition(-change, count)
+        order, bound = order[:count], float(change[order[count]])
+        order = order[np.lexsort((order, -change[order]))]
+    return order, change[order], bound
 
-    alpha: Any
+
+class _Lists(NamedTuple):
+    """Entries of a range of columns that can matter near the potentials they were listed at."""
+
+    references: list[Any]  # potentials
+    age: Any  # at which of them a column was listed
     level: Any
     parts: tuple[Any, Any, Any, Any]
     longest: int
-    sums: tuple[float, float]  # of the semi-dual at `alpha`
+    sums: tuple[float, float]  # of the semi-dual, if all columns were listed
     tau: Any
-    safe: bool  # whether nothing outside the lists can matter at `alpha`
+    safe: bool  # whether nothing outside the lists can matter at the last reference
 
 
 class Proximal(NamedTuple):
@@ -203,33 +223,39 @@ class ProximalOracle:
 
     def _list(
         self, piece: int, alpha: Any, reach: Any, safe: bool, old: _Lists | None = None,
-        chosen: Any = None, rise: float = 0.0,
+        chosen: Any = None,
     ) -> _Lists:  # fmt: skip
         """List the entries of a range of columns, or of the chosen ones of them anew."""
         view = self.canonical
         first, last = self.ranges[piece]
-        work = (np.empty(view.m), np.empty(view.m), np.empty(view.m, np.int64))
+        n = last - first
+        work = (column_work(view.m), np.empty(view.m, np.int64))
         b, radius = view.b[first:last], reach[first:last] + self.slack
-        ptr, tau = np.empty(last - first + 1, np.int64), np.empty(last - first)
+        ptr, tau = np.empty(n + 1, np.int64), np.empty(n)
         if old is None:
-            room = 2 * _TARGET * (last - first) + 64
+            references, age = [alpha], np.zeros(n, np.int64)
+            room = 2 * _TARGET * n + 64
             parts = (ptr[:1], np.empty(0, np.int64), np.empty(0), np.empty(0))
-            before, chosen = np.empty(last - first), np.ones(last - first, bool)
+            level, chosen = np.empty(n), np.ones(n, bool)
         else:
-            parts, before = old.parts, old.level
+            used, age = np.unique(
+                np.where(chosen, len(old.references), old.age), return_inverse=True
+            )
+            references = [old.references[p] for p in used[:-1]] + [alpha]
+            parts, level = old.parts, old.level
             room = int(1.2 * len(parts[1])) + 64
         while True:
-            level = before.copy()
             lists = (ptr, np.empty(room, np.int64), np.empty(room), np.empty(room))
             small, large, filled = fill_lists(
                 view.cost, alpha, first, b, view.gamma, view.k, radius, self.center, chosen, parts,
-                rise, level, tau, lists, work,
+                level, tau, lists, work,
             )  # fmt: skip
             if filled <= room:
                 break
             room = filled
         parts = (ptr, *(part[:filled] for part in lists[1:]))
-        return _Lists(alpha, level, parts, int(np.diff(ptr).max()), (small, large), tau, safe)
+        longest = int(np.diff(ptr).max())
+        return _Lists(references, age, level, parts, longest, (small, large), tau, safe)
 
     def evaluate(self, alpha: Any) -> Proximal:
         """Return the proximal problems' value and solutions; reads costs where lists fall short.
@@ -245,7 +271,8 @@ class ProximalOracle:
             Values and plan.
         """
         self.n_evaluations += 1
-        results = self._each(lambda piece: self._evaluate(piece, alpha))
+        alpha, risen = alpha.copy(), {}  # the copy may serve as a reference of lists
+        results = self._each(lambda piece: self._evaluate(piece, alpha, risen))
         sums = np.array([result[0] for result in results])
         rows = np.zeros(self.canonical.m)
         for result in results:
@@ -259,40 +286,49 @@ class ProximalOracle:
             np.concatenate([result[5] for result in results]),
         )  # fmt: skip
 
-    def _evaluate(self, piece: int, alpha: Any) -> tuple[Any, ...]:
+    def _all_rises(self, lists: _Lists, alpha: Any, known: dict[int, Any]) -> tuple[Any, ...]:
+        """How far above the levels unlisted entries can be, for every reference of the lists."""
+        for reference in lists.references:
+            if id(reference) not in known:
+                known[id(reference)] = _rises(alpha - reference)
+        hot, risen, rise = zip(*(known[id(one)] for one in lists.references), strict=True)
+        return lists.age, np.array(hot), np.array(risen), np.array(rise)
+
+    def _evaluate(self, piece: int, alpha: Any, risen: dict[int, Any]) -> tuple[Any, ...]:
         view = self.canonical
         first, last = self.ranges[piece]
         b, n = view.b[first:last], last - first
         safe = (1.0 / self.mu + view.gamma) * view.b
         rescans, read = 0, 0
         lists = self.lists[piece]
-        if not self.screening and not np.array_equal(lists.alpha, alpha):
-            lists = self._list(piece, alpha.copy(), safe, True)
+        if not self.screening and not np.array_equal(lists.references[-1], alpha):
+            lists = self._list(piece, alpha, safe, True)
             read = n
         depth, threshold = self.depth[first:last], self.threshold[first:last]
-        here = np.array_equal(lists.alpha, alpha)
+        here = np.array_equal(lists.references[0], alpha)
         failed = np.zeros(n, bool)
         while True:
             room, size = len(lists.parts[1]), lists.longest + 1
             rows, heads = np.zeros(view.m), np.empty(n, np.int64)
             out = (np.empty(n + 1, np.int64), np.empty(room, np.int64), np.empty(room))
             work = (np.empty(size), np.empty(size, np.int64), np.empty(size), np.empty(size))
-            rise = 0.0 if here else float(np.max(alpha - lists.alpha))
+            rises = self._all_rises(lists, alpha, risen)
             *sums, failures = evaluate_lists(
-                lists.parts, b, alpha, self.mu, view.gamma, self.k, lists.level, rise, out,
-                heads, depth, threshold, failed, rows, work,
+                view.cost, first, lists.parts, b, alpha, self.mu, view.gamma, self.k, lists.level,
+                rises, out, heads, depth, threshold, failed, rows, work,
             )  # fmt: skip
-            if not failures or (here and lists.safe):
+            if not failures or (lists.safe and (here or rescans)):
                 break
             rescans += 1
-            read += failures
-            always = here and rescans > _RESCANS
+            always = rescans > _RESCANS
             reach = safe.copy()
             if not always:
                 wanted = _REACH * 2.0 ** (rescans - 1) * np.maximum(depth, 0.0)
                 reach[first:last] = np.minimum(safe[first:last], wanted)
-            lists = self._list(piece, alpha.copy(), reach, always, lists, failed, rise)
-            here = True
+            if len(lists.references) > _REFERENCES:
+                failed[:] = True
+            read += int(np.sum(failed))
+            lists = self._list(piece, alpha, reach, always, lists, failed)
         self.lists[piece] = lists
         filled = int(out[0][-1])
         part = (out[0], out[1][:filled], out[2][:filled], heads)

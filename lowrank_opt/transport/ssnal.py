@@ -14,7 +14,7 @@ from lowrank_opt.core.params import make_rng
 from lowrank_opt.transport import starts
 from lowrank_opt.transport.canonical import EXACT, UPPER, row_dual, row_penalty
 from lowrank_opt.transport.kernels_prox import plan_value
-from lowrank_opt.transport.newton import laplacian
+from lowrank_opt.transport.newton import Laplacian
 from lowrank_opt.transport.proximal import Proximal, ProximalOracle, empty_plan
 from lowrank_opt.transport.sparsity_constrained import TransportState
 
@@ -32,6 +32,8 @@ _ROUGH, _LEVEL_STEPS = 1e-2, 4
 # point before the inner solver gives up.
 _NEWTON, _TRIALS, _RETRIES = 60, 20, 4
 # Limits of the multiple of the identity and of the shift of components.
+# Relative residual of conjugate gradients.
+_ACCURACY = 1e-2
 _DAMPING, _SHIFT = (1e-10, 0.1), (1e-3, 1e2)
 # Without gamma: what takes its place in the schedule of mu, against the typical cost.
 _PLAIN = 3e-3
@@ -330,16 +332,18 @@ def _newton(
     point = _look(canonical, oracle, state.alpha)
     reached, steps, retries = _inner_residual(canonical, point), 0, 0
     system: Any = None
-    finished = True
+    finished, factorizations = True, 0
     while reached > goal and steps < _NEWTON and retries <= _RETRIES:
         if time.perf_counter() >= deadline:
             finished = False
             break
         if system is None:
             support = point.found.support()
-            system = laplacian(support, oracle.k, oracle.mu * canonical.gamma, canonical.m)
+            system = Laplacian(support, oracle.k, oracle.mu * canonical.gamma, canonical.m)
         direction = _direction(canonical, state, oracle, point, system)
         steps += 1
+        factorizations += system.factorizations
+        system.factorizations = 0
         other, t = _search(canonical, oracle, point, direction)
         if other is None:
             state.damping = min(100.0 * state.damping + 1e-8, 1.0)
@@ -359,7 +363,7 @@ def _newton(
     if canonical.row_kind == EXACT:
         alpha = alpha - canonical.a @ alpha
     state.alpha = alpha
-    state.count(newton_steps=steps, factorizations=steps)
+    state.count(newton_steps=steps, factorizations=factorizations)
     return point.found, reached, finished
 
 
@@ -368,10 +372,11 @@ def _direction(
 ) -> Any:
     """Newton direction, with components of the graph of rows moved to balance their mass."""
     mu, mean = oracle.mu, 1.0 / canonical.n
+    accuracy = _ACCURACY
     g = point.gradient.copy()
     diagonal = np.full(canonical.m, state.damping * system.level)
     if canonical.row_kind not in (EXACT, UPPER):
-        return system.solve(diagonal + point.curvature / mu, g / mu)
+        return system.solve(diagonal + point.curvature / mu, g / mu, accuracy)
     labels = system.labels
     sizes = np.bincount(labels, minlength=canonical.m)
     fixed = np.zeros(canonical.m, bool)
@@ -383,7 +388,7 @@ def _direction(
     totals = np.bincount(labels, weights=g, minlength=canonical.m)
     free = sizes > 0
     g[free[labels]] -= (totals / np.maximum(sizes, 1))[labels][free[labels]]
-    direction = system.solve(diagonal, g / mu)
+    direction = system.solve(diagonal, g / mu, accuracy)
     moved = free & (np.abs(totals) > 1e-12) & (2 * sizes <= canonical.m)
     step = state.shift * (canonical.gamma + 1.0 / mu) * mean
     shifts = np.where(
