@@ -17,9 +17,10 @@ from numba import njit
 
 __all__ = ["Laplacian", "reference_laplacian"]
 
-# From this share of (repeated) nonzeros on matrices count as full: conjugate gradients with at
-# most so many products are tried, then a dense factorisation up to a size.
-_DENSE, _PRODUCTS, _LARGEST_DENSE = 0.02, 200, 10_000
+# Conjugate gradients with at most so many products are tried first; then a factorisation, a dense
+# one from this share of (repeated) nonzeros on, up to a size, or for small systems.
+_PRODUCTS = 500
+_DENSE, _LARGEST_DENSE = 0.05, 10_000
 _SMALL = 64
 
 
@@ -271,7 +272,7 @@ class Laplacian:
         ndarray of shape (m,)
             Solution.
         """
-        if self.full and accuracy > 0:
+        if accuracy > 0:
             x, done = _conjugate_gradients(*self.entries, diagonal, rhs, accuracy, _PRODUCTS)
             if done:
                 return x
