@@ -1,0 +1,162 @@
+"""Helpers of the reproductions of sparse transport: data, comparison methods, routing."""
+
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+import pytest
+
+from lowrank_opt.papers import color_transfer, expert_routing
+from lowrank_opt.papers import sparse_transport as transport
+
+
+@pytest.fixture
+def case():
+    rng = np.random.default_rng(0)
+    C = rng.uniform(size=(5, 4))
+    a, b = rng.uniform(0.5, 1.5, 5), rng.uniform(0.5, 1.5, 4)
+    return C, a / a.sum(), b / b.sum()
+
+
+def test_bins_are_discretised_gaussians_of_total_one():
+    mass = transport.bins(64, (30.0, 4.0))
+    x = np.arange(64)
+    np.testing.assert_allclose(mass.sum(), 1.0, rtol=1e-14)
+    np.testing.assert_allclose(mass @ x, 30.0, rtol=1e-9)
+    np.testing.assert_allclose(mass @ (x - 30.0) ** 2, 16.0, rtol=1e-6)
+    both = transport.bins(64, (16.0, 2.0), (48.0, 4.0))
+    np.testing.assert_allclose(both[:32].sum(), 0.5, atol=1e-4)  # equal weights
+
+
+def test_squared_distances_by_hand():
+    C = transport.squared_distances(np.array([[0.0, 0.0], [1.0, 2.0]]), np.array([[3.0, 4.0]]))
+    np.testing.assert_array_equal(C, [[25.0], [8.0]])
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_monotone_coupling_costs_what_the_linear_program_costs(seed):
+    rng = np.random.default_rng(seed)
+    x, y = np.sort(rng.uniform(size=(2, 7)), axis=1)
+    C = (x[:, None] - y[None, :]) ** 2
+    a, b = rng.dirichlet(np.ones(7), 2)
+    plan = transport.linear_program(C, a, b)
+    np.testing.assert_allclose(plan.sum(axis=1), a, rtol=1e-9)
+    np.testing.assert_allclose(plan.sum(axis=0), b, rtol=1e-9)
+    assert np.count_nonzero(plan > 1e-12) <= 13  # a vertex
+    np.testing.assert_allclose(transport.monotone_cost(C, a, b), np.sum(C * plan), rtol=1e-9)
+
+
+def test_monotone_coupling_with_equal_masses_is_the_sorted_matching():
+    x, y = np.array([0.0, 1.0, 5.0]), np.array([1.0, 4.0, 6.0])
+    a = np.full(3, 1 / 3)
+    C = (x[:, None] - y[None, :]) ** 2
+    np.testing.assert_allclose(transport.monotone_cost(C, a, a), np.mean((x - y) ** 2), rtol=1e-12)
+
+
+@pytest.mark.parametrize("reg", [1.0, 0.03])
+def test_entropic_plan_has_its_form_and_its_marginals(case, reg):
+    C, a, b = case
+    log_plan, error = transport.sinkhorn(C, a, b, reg, tol=1e-12)
+    T = np.exp(log_plan)
+    assert error <= 1e-12
+    np.testing.assert_allclose(T.sum(axis=1), a, rtol=1e-9)
+    np.testing.assert_allclose(T.sum(axis=0), b, rtol=1e-9)
+    # C + reg log T is a sum of a function of the row and one of the column
+    rest = C + reg * log_plan
+    rest = rest - rest[:1] - rest[:, :1] + rest[0, 0]
+    np.testing.assert_allclose(rest, 0.0, atol=1e-10)
+
+
+def test_weak_entropy_comes_to_the_linear_program(case):
+    C, a, b = case
+    T = np.exp(transport.sinkhorn(C, a, b, 1e-3)[0])
+    best = np.sum(C * transport.linear_program(C, a, b))
+    assert best - 1e-6 <= np.sum(C * T) <= best + 1e-3 * np.log(20)
+
+
+def test_conic_value_at_the_two_ends(case):
+    pytest.importorskip("cvxpy")
+    import cvxpy as cp
+
+    C, a, b = case
+    gamma = 0.5
+    plan = transport.linear_program(C, a, b)
+    closed = np.sum(C * plan) + 0.5 * gamma * b @ b
+    np.testing.assert_allclose(transport.conic_value(C, a, b, gamma, 1), closed, rtol=1e-6)
+    T = cp.Variable(C.shape, nonneg=True)
+    objective = cp.Minimize(cp.sum(cp.multiply(C, T)) + 0.5 * gamma * cp.sum_squares(T))
+    quadratic = cp.Problem(objective, [cp.sum(T, axis=1) == a, cp.sum(T, axis=0) == b])
+    quadratic.solve(solver=cp.CLARABEL)
+    found = transport.conic_value(C, a, b, gamma, 5)
+    np.testing.assert_allclose(found, quadratic.value, rtol=1e-6)
+
+
+def test_nonzeros_are_counted_against_the_mass_of_the_column():
+    T = np.array([[1e-3, 1e-20], [1e-30, 1e-13], [0.5, 0.0]])
+    np.testing.assert_array_equal(transport.nonzeros(T, np.array([0.5, 1e-13])), [2, 2])
+
+
+def test_recolouring_moves_pixels_with_their_palette_entry():
+    source = color_transfer.Palette(
+        np.array([[0.0, 0.0, 0.0], [0.5, 0.5, 0.5], [1.0, 1.0, 1.0]]),
+        np.array([0.5, 0.5, 0.0]), np.array([0, 1, 1, 2]),
+    )  # fmt: skip
+    target = color_transfer.Palette(
+        np.array([[0.2, 0.0, 0.0], [0.6, 1.0, 0.0]]), np.array([0.5, 0.5]), None
+    )
+    T = np.array([[0.25, 0.25], [0.25, 0.25], [0.0, 0.0]])
+    picture = np.array([[[0.0, 0.1, 0.0], [0.5, 0.5, 0.5]], [[0.9, 0.5, 0.5], [1.0, 1.0, 1.0]]])
+    moved = color_transfer.recolor(picture, source, target, T)
+    expected = [[[0.4, 0.6, 0.0], [0.4, 0.5, 0.0]], [[0.8, 0.5, 0.0], [1.0, 1.0, 1.0]]]
+    np.testing.assert_allclose(moved, expected, atol=1e-12)
+
+
+def test_palette_has_the_shares_of_the_pixels():
+    picture = np.zeros((4, 4, 3))
+    picture[0] = 1.0  # four of sixteen pixels are white
+    found = color_transfer.palette(picture, picture[:1], 2, 0)
+    np.testing.assert_allclose(np.sort(found.masses), [0.25, 0.75])
+    white = np.flatnonzero(found.colors[:, 0] > 0.5)
+    np.testing.assert_array_equal(found.labels, np.repeat(white, 4))
+    assert color_transfer.photograph("flower", (20, 30)).shape == (20, 30, 3)
+
+
+GATES = np.array([[0.6, 0.3, 0.1], [0.7, 0.2, 0.1], [0.5, 0.1, 0.4], [0.4, 0.35, 0.25]])
+
+
+def test_full_experts_drop_the_tokens_that_come_later():
+    expected = np.zeros((4, 3), dtype=bool)
+    expected[[0, 1], 0] = True
+    np.testing.assert_array_equal(expert_routing.tokens_choose(GATES, 1, 2), expected)
+    # second choices after all first ones: token 3 gets expert 1, of which 0 and 1 take 2 places
+    expected[[0, 1], 1] = True
+    expected[2, 2] = True
+    np.testing.assert_array_equal(expert_routing.tokens_choose(GATES, 2, 2), expected)
+
+
+def test_experts_take_the_tokens_that_like_them_most():
+    dispatch = expert_routing.experts_choose(GATES, 2)
+    expected = np.zeros((4, 3), dtype=bool)
+    expected[[0, 1], 0] = expected[[0, 3], 1] = expected[[2, 3], 2] = True
+    np.testing.assert_array_equal(dispatch, expected)
+
+
+def test_balanced_assignment_is_the_best_of_all():
+    rng = np.random.default_rng(0)
+    gates = rng.uniform(size=(6, 2))
+    dispatch = expert_routing.balanced(gates)
+    assert (dispatch.sum(axis=1) == 1).all()
+    assert (dispatch.sum(axis=0) == 3).all()
+    best = max(
+        sum(gates[i, int(i not in first)] for i in range(6))
+        for first in itertools.combinations(range(6), 3)
+    )
+    np.testing.assert_allclose(np.sum(gates[dispatch]), best, rtol=1e-12)
+
+
+def test_entropic_routing_follows_the_balanced_plan():
+    gates = np.array([[0.9, 0.1], [0.8, 0.2], [0.7, 0.3], [0.6, 0.4]])
+    dispatch = expert_routing.entropic(gates, 1, 2, 0.01)
+    np.testing.assert_array_equal(dispatch[:, 1], [False, False, True, True])
+    np.testing.assert_array_equal(dispatch.sum(axis=1), 1)
