@@ -120,9 +120,13 @@ def dual_value(sides: Sides, alpha: Any) -> tuple[float, Any]:
     Returns
     -------
     float, ndarray of shape (n,)
-        The bound, and the thresholds tau.
+        The bound, ``-inf`` when the numbers overflow, and the thresholds tau.
     """
-    alpha = np.asarray(alpha, dtype=np.float64)
+    with np.errstate(over="ignore", invalid="ignore"):
+        return _dual_value(sides, np.asarray(alpha, dtype=np.float64))
+
+
+def _dual_value(sides: Sides, alpha: Any) -> tuple[float, Any]:
     if sides.kind == "upper":
         alpha = np.minimum(alpha, 0.0)
     terms, slack = _row_terms(sides, alpha)
@@ -145,18 +149,23 @@ def dual_value(sides: Sides, alpha: Any) -> tuple[float, Any]:
         terms.extend(-psi)
         room = b * (np.abs(top_finite) + size) + sides.gamma * b**2
         slack += float(np.sum((used + dimension + 12) * room)) * _EPS
+    if not (np.isfinite(terms).all() and np.isfinite(slack)):
+        return -math.inf, taus
     return math.fsum(terms) - slack, taus
 
 
 def _row_terms(sides: Sides, alpha: Any) -> tuple[list[float], float]:
+    ulps: Any = 8.0
     if sides.kind == "l2":
         terms = np.concatenate([sides.a * alpha, -(alpha**2) / (2.0 * sides.weight)])
     elif sides.kind == "kl":
-        terms = -sides.weight * sides.a * np.expm1(-alpha / sides.weight)
-        terms = terms[sides.a > 0]
+        live = sides.a > 0
+        exponent = -alpha[live] / sides.weight
+        terms = -sides.weight * sides.a[live] * np.expm1(exponent)
+        ulps = 8.0 + np.abs(exponent)  # an error of the exponent is one of the power's digits
     else:
         terms = sides.a * alpha
-    return list(terms), 8.0 * _EPS * float(np.sum(np.abs(terms)))
+    return list(terms), _EPS * float(np.sum(ulps * np.abs(terms)))
 
 
 def _conjugate(scores: Any, top: Any, b: Any, gamma: float, k: int) -> tuple[Any, Any, Any]:
@@ -242,33 +251,38 @@ def grade(sides: Sides, T: Any, alpha: Any, threshold: float) -> dict[str, float
     dict of str to float
         ``relaxed_value`` (objective with the convex penalty), ``cost``, ``scale`` (the objective
         with absolute costs), ``row_residual`` and ``col_residual`` (relative to the mass),
-        ``complementarity``, ``violation`` (of signs), ``max_nnz``, ``potential_term``.
+        ``complementarity``, ``violation`` (of signs), ``max_nnz``, ``potential_term``. Sums that
+        overflow are ``inf``.
     """
+    with np.errstate(over="ignore", invalid="ignore"):
+        return _grade(sides, T, alpha, threshold)
+
+
+def _grade(sides: Sides, T: Any, alpha: Any, threshold: float) -> dict[str, float]:
     data = T.data.astype(np.float64)
     cols = np.repeat(np.arange(T.shape[1]), np.diff(T.indptr))
     costs = cost_of_entries(sides, T)
-    with np.errstate(invalid="ignore"):
-        spent = np.where(data == 0.0, 0.0, costs * data)
+    spent = np.where(data == 0.0, 0.0, costs * data)
     rows = np.bincount(T.indices, weights=data, minlength=len(sides.a))
     sums = np.bincount(cols, weights=data, minlength=len(sides.b))
     mass = float(np.sum(sides.b))
-    quadratic = 0.5 * sides.gamma * math.fsum(support_norms(T, sides.k))
+    quadratic = 0.5 * sides.gamma * _total(support_norms(T, sides.k))
     penalty = _penalty(sides, rows)
     missing = sides.a - rows
     residual, slackness, potential = float(np.sum(np.abs(missing))), 0.0, 0.0
     if sides.kind == "exact":
-        potential = math.fsum(alpha * missing)
+        potential = _total(alpha * missing)
     elif sides.kind == "upper":
         residual = float(np.sum(np.maximum(-missing, 0.0)))
         alpha = np.minimum(alpha, 0.0)
-        potential = math.fsum(alpha * missing)
+        potential = _total(alpha * missing)
         slackness = float(np.sum(np.abs(alpha * missing)))
     limit = threshold * sides.b[cols]
     counts = np.bincount(cols[np.abs(data) > limit], minlength=len(sides.b))
     return {
-        "cost": math.fsum(spent),
-        "relaxed_value": math.fsum(spent) + quadratic + penalty,
-        "scale": math.fsum(np.abs(spent)) + quadratic + abs(penalty),
+        "cost": _total(spent),
+        "relaxed_value": _total(spent) + quadratic + penalty,
+        "scale": _total(np.abs(spent)) + quadratic + abs(penalty),
         "row_residual": residual / mass,
         "col_residual": float(np.sum(np.abs(sums - sides.b))) / mass,
         "violation": float(np.sum(np.maximum(-data, 0.0))) / mass,
@@ -280,7 +294,7 @@ def grade(sides: Sides, T: Any, alpha: Any, threshold: float) -> dict[str, float
 
 def _penalty(sides: Sides, rows: Any) -> float:
     if sides.kind == "l2":
-        return 0.5 * sides.weight * math.fsum((rows - sides.a) ** 2)
+        return 0.5 * sides.weight * _total((rows - sides.a) ** 2)
     if sides.kind == "kl":
         if np.any((sides.a == 0) & (rows > 0)):
             return math.inf
@@ -288,5 +302,15 @@ def _penalty(sides: Sides, rows: Any) -> float:
         r, a = np.maximum(rows[live], 0.0), sides.a[live]
         with np.errstate(divide="ignore", invalid="ignore"):
             terms = np.where(r > 0, r * np.log(r / a), 0.0) - r + a
-        return sides.weight * math.fsum(terms)
+        return sides.weight * _total(terms)
     return 0.0
+
+
+def _total(terms: Any) -> float:
+    """Exact sum; ``inf`` when it is not finite."""
+    if not np.isfinite(terms).all():
+        return math.inf
+    try:
+        return math.fsum(terms)
+    except OverflowError:
+        return math.inf

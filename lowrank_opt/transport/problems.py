@@ -425,30 +425,55 @@ class TransportProblem(Problem):
             plan = x if alpha is None else x.with_potentials(alpha, x.beta, x.relaxed)
         else:
             plan = TransportPlan(sp.csc_array(x))
-        if alpha is not None:
-            alpha, _ = real_array("alpha", alpha)
-            plan = plan.with_potentials(alpha, plan.beta, plan.relaxed)
-        if plan.shape != self.shape:
-            raise ProblemError(
-                f"x0 is a plan of shape {plan.shape}; the problem has shape {self.shape}"
-            )
+        potentials = []
         for name, vector, size in (
-            ("alpha", plan.alpha, self.shape[0]), ("beta", plan.beta, self.shape[1]),
-        ):  # fmt: skip
-            if vector is not None and np.shape(vector) != (size,):
-                raise ProblemError(
-                    f"x0: {name} has shape {np.shape(vector)}; expected ({size},), one potential "
-                    "each"
-                )
-            if vector is not None and not np.isfinite(vector).all():
-                raise ProblemError(f"x0: {name} has NaN or infinite potentials; give finite ones")
-        for name, part in (("x0", plan), ("x0.relaxed", plan.relaxed)):
-            if part is not None and not np.isfinite(part.data).all():
-                raise ProblemError(f"{name} has NaN or infinite entries; give a finite plan")
-        if not plan.has_sorted_indices:
-            plan = plan.copy().with_potentials(plan.alpha, plan.beta, plan.relaxed)
-            plan.sort_indices()
-        return plan
+            ("alpha", plan.alpha if alpha is None else alpha, self.shape[0]),
+            ("beta", plan.beta, self.shape[1]),
+        ):
+            potentials.append(None if vector is None else self._potential(name, vector, size))
+        parts = self._plan("x0", plan), plan.relaxed
+        if parts[1] is not None:
+            parts = parts[0], self._plan("x0.relaxed", parts[1])
+        given = plan, plan.relaxed, plan.alpha, plan.beta
+        if all(new is old for new, old in zip((*parts, *potentials), given, strict=True)):
+            return plan
+        T = parts[0]
+        arrays = (T.data, T.indices, T.indptr)
+        return TransportPlan(
+            arrays, shape=T.shape, alpha=potentials[0], beta=potentials[1], relaxed=parts[1]
+        )
+
+    @staticmethod
+    def _potential(name: str, value: Any, size: int) -> Any:
+        if np.shape(value) != (size,):
+            raise ProblemError(
+                f"x0: {name} has shape {np.shape(value)}; expected ({size},), one potential each"
+            )
+        vector, _ = real_array(f"x0: {name}", value, finite=False)
+        if not np.isfinite(vector).all():
+            raise ProblemError(f"x0: {name} has NaN or infinite potentials; give finite ones")
+        return vector
+
+    def _plan(self, name: str, part: Any) -> Any:
+        """A sparse plan by columns, its entries listed once each, in order; a copy if need be."""
+        if not sp.issparse(part):
+            part, _ = real_array(name, part, finite=False)
+        if part.shape != self.shape:
+            raise ProblemError(
+                f"{name} is a plan of shape {part.shape}; the problem has shape {self.shape}"
+            )
+        if not (sp.issparse(part) and part.format == "csc"):
+            part = sp.csc_array(part)
+        data, _ = real_array(name, part.data, finite=False)
+        if not np.isfinite(data).all():
+            raise ProblemError(f"{name} has NaN or infinite entries; give a finite plan")
+        if data is not part.data:
+            part = sp.csc_array((data, part.indices, part.indptr), shape=part.shape)
+        if not part.has_canonical_format:
+            # Two halves of an entry would count as two, with a smaller norm.
+            part = sp.csc_array(part, copy=True)
+            part.sum_duplicates()
+        return part
 
     def objective(self, x: Any) -> float:
         """Return the objective with the convex penalty, ``inf`` on forbidden pairs.
@@ -520,7 +545,8 @@ class TransportProblem(Problem):
         slack = relaxed["complementarity"] / scale
         residual = max(
             relaxed["row_residual"] if self.unbalanced is None else 0.0,
-            relaxed["col_residual"], relaxed["violation"], abs(gap) / scale, slack,
+            relaxed["col_residual"], relaxed["violation"],
+            abs(gap) / scale if np.isfinite(scale) else np.inf, slack,
         )  # fmt: skip
         value = own["relaxed_value"]
         row, col = ("row", "col") if self.axis == 0 else ("col", "row")
