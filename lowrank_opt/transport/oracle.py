@@ -184,6 +184,11 @@ class SemidualOracle:
         """Passes over the costs so far: scanned columns divided by their number, rounded up."""
         return -(-self.n_scanned_columns // self.canonical.n)
 
+    @property
+    def list_radius(self) -> Any:
+        """How far potentials may spread before a column is scanned again; -1: no list."""
+        return self._screen.lists.radius.copy()
+
     def _columns(self, alpha: Any, beta: Any) -> tuple[Columns, tuple[Any, Any, Any], Any]:
         """Evaluate all columns; return what is known of them, the plan and its row sums."""
         n, m = self.canonical.n, self.canonical.m
