@@ -57,6 +57,7 @@ def write_api_pages() -> None:
     """Write one page a room from its ``__all__``, so that no public name can be forgotten."""
     rooms = {
         "recovery": "Matrix completion",
+        "transport": "Optimal transport",
         "core": "Contract: problems, solvers, results",
         "numerics": "Projections, proximal operators, sketches",
         "datasets": "Data sets",
