@@ -566,11 +566,29 @@ ALL_SOLVERS += [
         SparsityConstrainedOT(method="ssn", tol=1e-10, start="zero"),
         reference=quadratic_program,
     ),
+    transport_case(
+        "SparsityConstrainedOT-lbfgs",
+        SparsityConstrainedOT(method="lbfgs", tol=1e-9, max_iter=2000),
+        reference=quadratic_program,
+    ),
+    transport_case(
+        "SparsityConstrainedOT-lbfgs-dual",
+        SparsityConstrainedOT(method="lbfgs", formulation="dual", tol=1e-8, max_iter=5000),
+        reference=quadratic_program, accuracy=1e-3,
+    ),
+    transport_case(
+        "SparsityConstrainedOT-bcd",
+        SparsityConstrainedOT(method="bcd", tol=1e-6, max_iter=5000),
+        reference=quadratic_program, accuracy=3e-3, float32_accuracy=3e-3,
+    ),
 ]
 
 BY_NAME = {case.name: case for case in ALL_SOLVERS}
-# No kernel of their own that has threads: the passes of the measurements are tested as such.
+# No kernel of their own that has threads: measurements and the semi-dual are tested as such.
 SERIAL = {
+    "SparsityConstrainedOT-bcd",
+    "SparsityConstrainedOT-lbfgs",
+    "SparsityConstrainedOT-lbfgs-dual",
     "GradientDescent",
     "ScaledGD",
     "ScaledSubgradientMethod",

@@ -39,6 +39,7 @@ PUBLIC = {
         StreamingTopK SVD TopK topk value WeightedL1
     """,
     "transport": """
+        expert_capacity k_support_norm prox_k_support sparse_simplex_projection
         SparsityConstrainedOT TransportPlan TransportProblem
     """,
     "datasets": """

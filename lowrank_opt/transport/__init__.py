@@ -9,6 +9,12 @@ from lowrank_opt.core.registry import register_solvers
 __all__, __getattr__, __dir__ = lazy_names(
     __name__,
     {
+        "functions": [
+            "expert_capacity",
+            "k_support_norm",
+            "prox_k_support",
+            "sparse_simplex_projection",
+        ],
         "plan": ["TransportPlan"],
         "problems": ["TransportProblem"],
         "sparsity_constrained": ["SparsityConstrainedOT"],
