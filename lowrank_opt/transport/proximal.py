@@ -147,7 +147,9 @@ class ProximalOracle:
         edges = [n * i // pieces for i in range(pieces + 1)]
         self.ranges = list(itertools.pairwise(edges))
         self.n_threads = n_threads if n * m >= _PARALLEL else 1
-        self.k = canonical.m if canonical.gamma == 0 else canonical.k
+        # With a cap of 1 the convex penalty of a column is constant.
+        plain = canonical.gamma == 0 or canonical.k == 1
+        self.k, self.gamma = (canonical.m, 0.0) if plain else (canonical.k, canonical.gamma)
         self.n_scans = 0.0
         self.n_evaluations = 0
         self.mu = 0.0
@@ -197,7 +199,7 @@ class ProximalOracle:
         view = self.canonical
         self.mu, self.center = mu, center
         self.depth, self.threshold = np.full(view.n, np.nan), np.full(view.n, np.nan)
-        safe = (1.0 / mu + view.gamma) * view.b
+        safe = (1.0 / mu + self.gamma) * view.b
         reach = safe if depth is None else np.minimum(safe, _REACH * depth)
         self.slack = self._slack(alpha, reach) if self.screening else 0.0
         alpha = alpha.copy()
@@ -298,7 +300,7 @@ class ProximalOracle:
         view = self.canonical
         first, last = self.ranges[piece]
         b, n = view.b[first:last], last - first
-        safe = (1.0 / self.mu + view.gamma) * view.b
+        safe = (1.0 / self.mu + self.gamma) * view.b
         rescans, read = 0, 0
         lists = self.lists[piece]
         if not self.screening and not np.array_equal(lists.references[-1], alpha):
@@ -314,7 +316,7 @@ class ProximalOracle:
             work = (np.empty(size), np.empty(size, np.int64), np.empty(size), np.empty(size))
             rises = self._all_rises(lists, alpha, risen)
             *sums, failures = evaluate_lists(
-                view.cost, first, lists.parts, b, alpha, self.mu, view.gamma, self.k, lists.level,
+                view.cost, first, lists.parts, b, alpha, self.mu, self.gamma, self.k, lists.level,
                 rises, out, heads, depth, threshold, failed, rows, work,
             )  # fmt: skip
             if not failures or (lists.safe and (here or rescans)):

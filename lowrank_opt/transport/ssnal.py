@@ -35,7 +35,7 @@ _NEWTON, _TRIALS, _RETRIES = 60, 20, 4
 # Relative residual of conjugate gradients.
 _ACCURACY = 1e-2
 _DAMPING, _SHIFT = (1e-10, 0.1), (1e-3, 1e2)
-# Without gamma: what takes its place in the schedule of mu, against the typical cost.
+# What takes the place of a smaller gamma in the schedule of mu, against the typical cost.
 _PLAIN = 3e-3
 # Outer steps without a residual that is smaller by this factor before a run counts as stalled.
 _PATIENCE, _PROGRESS = 10, 0.7
@@ -130,10 +130,10 @@ def _oracle(solver: Any, canonical: Canonical) -> ProximalOracle:
 
 
 def _pace(canonical: Canonical) -> float:
-    """Gamma, or what takes its place where it is 0."""
-    if canonical.gamma > 0:
-        return float(canonical.gamma)
-    return _PLAIN * starts.typical_cost(canonical) * canonical.n or 1.0
+    """Gamma, or a part of the typical cost where gamma is less or has no influence."""
+    least = _PLAIN * starts.typical_cost(canonical) * canonical.n
+    gamma = canonical.gamma if canonical.k > 1 else 0.0
+    return float(max(gamma, least)) or 1.0
 
 
 def _start(solver: Any, canonical: Canonical, state: ProximalState, deadline: float) -> Any:
@@ -339,7 +339,7 @@ def _newton(
             break
         if system is None:
             support = point.found.support()
-            system = Laplacian(support, oracle.k, oracle.mu * canonical.gamma, canonical.m)
+            system = Laplacian(support, oracle.k, oracle.mu * oracle.gamma, canonical.m)
         direction = _direction(canonical, state, oracle, point, system)
         steps += 1
         factorizations += system.factorizations
@@ -390,7 +390,7 @@ def _direction(
     g[free[labels]] -= (totals / np.maximum(sizes, 1))[labels][free[labels]]
     direction = system.solve(diagonal, g / mu, accuracy)
     moved = free & (np.abs(totals) > 1e-12) & (2 * sizes <= canonical.m)
-    step = state.shift * (canonical.gamma + 1.0 / mu) * mean
+    step = state.shift * (oracle.gamma + 1.0 / mu) * mean
     shifts = np.where(
         moved, np.sign(totals) * step * np.minimum(1.0, np.abs(totals) / (0.1 * mean)), 0.0
     )
