@@ -172,7 +172,7 @@ class SemidualOracle:
                 "formulation='dual' needs gamma > 0, since without a quadratic term the dual has "
                 "constraints; use formulation='semidual'"
             )
-        beta = np.ascontiguousarray(beta, dtype=np.float64)
+        beta = np.array(beta, dtype=np.float64)
         columns, plan, rows = self._columns(alpha, beta)
         value, wanted, _ = row_dual(view.row_kind, view.row_weight, view.a, alpha)
         sums = column_sums(plan[0], plan[2])
@@ -192,7 +192,7 @@ class SemidualOracle:
     def _columns(self, alpha: Any, beta: Any) -> tuple[Columns, tuple[Any, Any, Any], Any]:
         """Evaluate all columns; return what is known of them, the plan and its row sums."""
         n, m = self.canonical.n, self.canonical.m
-        alpha = np.ascontiguousarray(alpha, dtype=np.float64)
+        alpha = np.array(alpha, dtype=np.float64)  # writable: one signature of the kernels
         columns = Columns(np.empty(n), np.empty(n), np.empty(n, np.int64))
         lists = self._screen.before(alpha) if beta.size == 0 else self._no_lists
         self.n_scanned_columns += int(np.count_nonzero(lists.action != LIST))
