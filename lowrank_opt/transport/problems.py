@@ -234,7 +234,8 @@ class TransportProblem(Problem):
             object.__setattr__(self, "C", _costs(self.C))
 
     def _check_totals(self) -> None:
-        total_a, total_b = float(np.sum(self.a)), float(np.sum(self.b))
+        with np.errstate(over="ignore"):
+            total_a, total_b = float(np.sum(self.a)), float(np.sum(self.b))
         for name, total in (("a", total_a), ("b", total_b)):
             if not (np.isfinite(total) and total > 0):
                 raise ProblemError(
