@@ -35,6 +35,8 @@ _NEWTON, _TRIALS, _RETRIES = 60, 20, 4
 # Relative residual of conjugate gradients.
 _ACCURACY = 1e-2
 _DAMPING, _SHIFT = (1e-10, 0.1), (1e-3, 1e2)
+# Potentials so near to their bound 0, against the smoothing of a column, move to it.
+_NEAR = 1e-2
 # What takes the place of a smaller gamma in the schedule of mu, against the typical cost.
 _PLAIN = 3e-3
 # Outer steps without a residual that is smaller by this factor before a run counts as stalled.
@@ -381,7 +383,8 @@ def _direction(
     sizes = np.bincount(labels, minlength=canonical.m)
     fixed = np.zeros(canonical.m, bool)
     if canonical.row_kind == UPPER:
-        fixed = point.alpha + g / (mu * system.level) >= 0.0
+        near = _NEAR * (oracle.gamma + 1.0 / mu) * mean
+        fixed = (point.alpha >= -near) & (g >= 0.0)
         g[fixed] = 0.0
         diagonal[fixed] = 1e14 * system.level
         sizes[labels[fixed]] = 0  # held by a potential that does not move
@@ -389,11 +392,17 @@ def _direction(
     free = sizes > 0
     g[free[labels]] -= (totals / np.maximum(sizes, 1))[labels][free[labels]]
     direction = system.solve(diagonal, g / mu, accuracy)
-    moved = free & (np.abs(totals) > 1e-12) & (2 * sizes <= canonical.m)
+    large = 2 * sizes > canonical.m
+    moved = free & (np.abs(totals) > 1e-12) & ~large
     step = state.shift * (oracle.gamma + 1.0 / mu) * mean
     shifts = np.where(
         moved, np.sign(totals) * step * np.minimum(1.0, np.abs(totals) / (0.1 * mean)), 0.0
     )
+    if canonical.row_kind == UPPER:
+        for label in np.flatnonzero(free & large & (np.abs(totals) > 1e-12)):
+            # up to the bound, down like the others
+            room = -float(np.max(point.alpha[labels == label]))
+            shifts[label] = room if totals[label] > 0 else -step
     direction += shifts[labels]
     direction[fixed] = -point.alpha[fixed]
     return direction
@@ -419,7 +428,7 @@ def _search(
                 return other, t
             if abs(after) <= 0.8 * before and rise >= -1e-13 * size:
                 return other, t
-        if not np.isfinite(after):
+        if not np.isfinite(after) or before <= 0.0:
             t *= 0.1
         elif after >= 0.0:
             t *= 0.5
