@@ -122,41 +122,18 @@ def test_palette_has_the_shares_of_the_pixels():
     assert color_transfer.photograph("flower", (20, 30)).shape == (20, 30, 3)
 
 
-GATES = np.array([[0.6, 0.3, 0.1], [0.7, 0.2, 0.1], [0.5, 0.1, 0.4], [0.4, 0.35, 0.25]])
-
-
-def test_full_experts_drop_the_tokens_that_come_later():
-    expected = np.zeros((4, 3), dtype=bool)
-    expected[[0, 1], 0] = True
-    np.testing.assert_array_equal(expert_routing.tokens_choose(GATES, 1, 2), expected)
-    # second choices after all first ones: token 3 gets expert 1, of which 0 and 1 take 2 places
-    expected[[0, 1], 1] = True
-    expected[2, 2] = True
-    np.testing.assert_array_equal(expert_routing.tokens_choose(GATES, 2, 2), expected)
-
-
-def test_experts_take_the_tokens_that_like_them_most():
-    dispatch = expert_routing.experts_choose(GATES, 2)
-    expected = np.zeros((4, 3), dtype=bool)
-    expected[[0, 1], 0] = expected[[0, 3], 1] = expected[[2, 3], 2] = True
-    np.testing.assert_array_equal(dispatch, expected)
-
-
-def test_balanced_assignment_is_the_best_of_all():
-    rng = np.random.default_rng(0)
-    gates = rng.uniform(size=(6, 2))
-    dispatch = expert_routing.balanced(gates)
-    assert (dispatch.sum(axis=1) == 1).all()
-    assert (dispatch.sum(axis=0) == 3).all()
+def test_assigned_is_the_best_of_all_balanced_assignments():
+    gates = np.random.default_rng(0).uniform(size=(6, 2))
     best = max(
         sum(gates[i, int(i not in first)] for i in range(6))
         for first in itertools.combinations(range(6), 3)
     )
-    np.testing.assert_allclose(np.sum(gates[dispatch]), best, rtol=1e-12)
+    np.testing.assert_allclose(expert_routing.assigned(gates), best, rtol=1e-12)
 
 
-def test_entropic_routing_follows_the_balanced_plan():
-    gates = np.array([[0.9, 0.1], [0.8, 0.2], [0.7, 0.3], [0.6, 0.4]])
-    dispatch = expert_routing.entropic(gates, 1, 2, 0.01)
-    np.testing.assert_array_equal(dispatch[:, 1], [False, False, True, True])
-    np.testing.assert_array_equal(dispatch.sum(axis=1), 1)
+def test_logits_have_popular_experts_and_their_seed():
+    drawn = expert_routing.logits(2000, 8, seed=1)
+    np.testing.assert_array_equal(drawn, expert_routing.logits(2000, 8, seed=1))
+    chosen = np.bincount(drawn.argmax(axis=1), minlength=8)
+    assert chosen.max() > 2 * 2000 / 8
+    assert chosen.min() < 0.5 * 2000 / 8
