@@ -238,8 +238,10 @@ class Laplacian:
         A representative row of the component of every row.
     level : float
         Mean of the undivided diagonal: what multiples of the identity are relative to.
-    factorizations, products : int
-        Work done.
+    factorizations : int
+        How often it was factorised.
+    dense_up_to : int
+        Up to which size as a dense matrix.
     """
 
     def __init__(self, support: tuple[Any, Any, Any, Any], k: int, rho: float, m: int) -> None:
@@ -250,10 +252,11 @@ class Laplacian:
         middle = float(np.sum(lengths - heads))
         self.level = (float(np.sum(heads)) / (1.0 + rho) + middle) / m
         self.labels = _components(ptr, idx, m)
-        self.full = float(np.sum(lengths.astype(np.float64) ** 2)) > _DENSE * m * m
+        full = float(np.sum(lengths.astype(np.float64) ** 2)) > _DENSE * m * m
         self.matrix: Any = None
         self.places: Any = None
         self.factorizations = 0
+        self.dense_up_to = _LARGEST_DENSE if full else _SMALL
 
     def solve(self, diagonal: Any, rhs: Any, accuracy: float = 0.0) -> Any:
         """Solve with a positive diagonal added.
@@ -277,7 +280,7 @@ class Laplacian:
             if done:
                 return x
         self.factorizations += 1
-        if (self.full and self.m <= _LARGEST_DENSE) or self.m <= _SMALL:
+        if self.m <= self.dense_up_to:
             return self._dense(diagonal, rhs)
         if self.matrix is None:
             m, (ptr, idx, heads, k, rho) = self.m, self.entries
