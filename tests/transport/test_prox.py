@@ -16,6 +16,9 @@ from lowrank_opt.transport.reference_prox import (
     support_norm,
 )
 
+# A cap of 1 is of interest here whether or not a sparse plan exists.
+pytestmark = pytest.mark.filterwarnings("ignore:max_nnz=1. .* places are fewer")
+
 
 def solve(V, k, rho, totals):
     out = np.full(np.shape(V), np.nan)
