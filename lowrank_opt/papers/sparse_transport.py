@@ -487,7 +487,7 @@ def _solvers(size: dict[str, Any], seed: int) -> Section:
             )  # fmt: skip
             result = capped(
                 C, a, b, 1.0, k, seed=seed, method=method, max_iter=steps, rounding="none",
-                history=history,
+                step_size=1.0 / n, history=history,
             )  # fmt: skip
             missing = np.maximum((best - history["dual"]) / abs(best), 1e-12)
             curves[label, k] = (history["nit"], missing)
@@ -548,7 +548,8 @@ def _solvers(size: dict[str, Any], seed: int) -> Section:
     return Section(
         "First-order methods at different caps",
         f"Two shifted Gaussian clouds of {n} points with random masses, squared distances divided "
-        "by the largest, γ = 1. First-order methods maximise the semi-dual. At small caps its "
+        "by the largest, γ = 1. First-order methods maximise the semi-dual, Adam with a step of "
+        f"{1.0 / n:g}, the scale of γ b. At small caps its "
         "maximum lies on kinks: the value of the objective comes close, its gradient, which is the "
         "error of the marginals, does not become small. The exact method certifies every cap.",
         rows,
