@@ -137,3 +137,39 @@ def test_logits_have_popular_experts_and_their_seed():
     chosen = np.bincount(drawn.argmax(axis=1), minlength=8)
     assert chosen.max() > 2 * 2000 / 8
     assert chosen.min() < 0.5 * 2000 / 8
+
+
+def plane_result(**fields):
+    from lowrank_opt.core import Certificate, Result
+
+    certificate = Certificate(residual=1e-9, kind="test", objective=2.0, gap=0.5, details={})
+    return Result(certificate=certificate, time=0.1, **fields)
+
+
+def test_row_of_a_gap_is_judged_only_when_there_is_a_plan():
+    found = plane_result(plan_status="feasible", gap=0.5, dual_value=-2.0)
+    row = transport._gap_row("case", found)
+    assert row.verdict == "within"
+    assert row.ours == 0.25
+    wrong = plane_result(plan_status="feasible", gap=-0.5, dual_value=2.0)
+    assert transport._gap_row("case", wrong).verdict == "out"  # below a proved bound
+    for status in ("columns", "relaxed", "none"):
+        row = transport._gap_row("case", plane_result(plan_status=status))
+        assert row.verdict == "unjudged"
+        assert status in row.ours
+
+
+def test_capped_solves_the_problem_that_the_conic_program_solves(case):
+    C, a, b = case
+    result = transport.capped(C, a, b, 0.5, 2, tol=1e-8, rounding="none")
+    expected = transport.conic_value(C, a, b, 0.5, 2)
+    np.testing.assert_allclose(result.dual_value, expected, rtol=1e-6)
+
+
+def test_line_of_the_table_counts_and_weighs_the_plan():
+    T = np.array([[0.25, 0.0], [0.25, 0.5]])
+    plan = color_transfer.Plan(T, 1e-3, 2.0, gap=0.1)
+    C = np.array([[1.0, 9.0], [2.0, 4.0]])
+    cells = plan.cells("name", C, np.array([0.5, 0.5]))
+    assert cells == ["name", 0.75, 1.5, 2, 2.75, 1e-3, 0.1, 2.0]
+    np.testing.assert_array_equal(plan.turned().T, T.T)
