@@ -39,8 +39,9 @@ PUBLIC = {
         StreamingTopK SVD TopK topk value WeightedL1
     """,
     "transport": """
-        expert_capacity k_support_norm prox_k_support sparse_simplex_projection
-        SparsityConstrainedOT TransportPlan TransportProblem
+        expert_capacity k_support_norm ot_regularization_path ot_value_and_grad prox_k_support
+        RegularizationPath Routing sparse_ot sparse_simplex_projection SparsityConstrainedOT
+        TopKRouter TransportGradients TransportPlan TransportProblem
     """,
     "datasets": """
         data_home DatasetError fetch_movielens find_data ImageObservations

@@ -9,6 +9,13 @@ from lowrank_opt.core.registry import register_solvers
 __all__, __getattr__, __dir__ = lazy_names(
     __name__,
     {
+        "front": [
+            "RegularizationPath",
+            "TransportGradients",
+            "ot_regularization_path",
+            "ot_value_and_grad",
+            "sparse_ot",
+        ],
         "functions": [
             "expert_capacity",
             "k_support_norm",
@@ -17,6 +24,7 @@ __all__, __getattr__, __dir__ = lazy_names(
         ],
         "plan": ["TransportPlan"],
         "problems": ["TransportProblem"],
+        "router": ["Routing", "TopKRouter"],
         "sparsity_constrained": ["SparsityConstrainedOT"],
     },
 )

@@ -18,10 +18,9 @@ from lowrank_opt.core.errors import (
     ProblemTypeError,
     UnsupportedBackendError,
 )
-from lowrank_opt.transport import TransportProblem, router
+from lowrank_opt.transport import TopKRouter, TransportProblem, router
 from lowrank_opt.transport import kernels_router as kernels
 from lowrank_opt.transport import reference_router as reference
-from lowrank_opt.transport.router import TopKRouter
 
 CONFIGURATIONS = [
     TopKRouter(),

@@ -19,8 +19,14 @@ from lowrank_opt.core.errors import (
     ProblemError,
 )
 from lowrank_opt.core.state import Status
-from lowrank_opt.transport import SparsityConstrainedOT, TransportPlan, TransportProblem
-from lowrank_opt.transport.front import ot_regularization_path, ot_value_and_grad, sparse_ot
+from lowrank_opt.transport import (
+    SparsityConstrainedOT,
+    TransportPlan,
+    TransportProblem,
+    ot_regularization_path,
+    ot_value_and_grad,
+    sparse_ot,
+)
 
 
 def data(m=9, n=7, seed=0):
