@@ -69,6 +69,9 @@ class TransportPlan(sp.csc_array):
         _ = self.has_canonical_format  # known from the start: to look later would change the object
         self.alpha = alpha
         self.beta = beta
+        if relaxed is not None:
+            relaxed = sp.csc_array(relaxed)  # alone: its potentials are those of this plan
+            _ = relaxed.has_canonical_format
         self.relaxed = relaxed
 
     def with_potentials(

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import importlib
+import time
+import warnings
 from dataclasses import dataclass
 from numbers import Integral
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
+from lowrank_opt.core.errors import AccuracyWarning
 from lowrank_opt.core.params import COUNT, TOLERANCE, Interval, StrOptions
 from lowrank_opt.core.protocols import HasTransport
 from lowrank_opt.core.solver import CERTIFICATE_FACTOR, Solver
@@ -171,7 +174,7 @@ class SparsityConstrainedOT(Solver):
     >>> x = np.linspace(0.0, 1.0, 6)
     >>> C = (x[:, None] - x) ** 2
     >>> result = SparsityConstrainedOT().solve(TransportProblem(C=C, max_nnz=2, gamma=0.1))
-    >>> result.status.name, result.plan_status, result.x.counts().max()
+    >>> result.status.name, result.plan_status, int(result.x.counts().max())
     ('CONVERGED', 'optimal', 1)
     """
 
@@ -260,14 +263,45 @@ class SparsityConstrainedOT(Solver):
         return plan
 
     def answer(self, problem: Any, state: Any, status: Status) -> tuple[Any, float]:
-        """Return the plan that `rounding` makes of the best relaxed plan."""
+        """Return the plan that `rounding` makes of the best relaxed plan.
+
+        "qp" needs a converged one; "columns" takes any.
+        """
         if status is Status.CONVERGED or state.best is None:
             alpha, tau, residual = state.alpha, state.tau, state.residual
             plan = (state.indptr, state.indices, state.values)
         else:
             alpha, tau, *parts = state.best
             plan, residual = tuple(parts), state.best_residual
-        return problem.lift(alpha, plan, tau), residual
+        relaxed = problem.lift(alpha, plan, tau)
+        wanted = status is Status.CONVERGED or self.rounding == "columns"
+        if self.rounding == "none" or not wanted or relaxed.counts().max() <= problem.cap:
+            return relaxed, residual
+        return self._rounded(problem, state, alpha, tau, plan, relaxed), residual
+
+    def _rounded(
+        self, problem: Any, state: Any, alpha: Any, tau: Any, plan: Any, relaxed: TransportPlan
+    ) -> TransportPlan:
+        from lowrank_opt.transport.rounding import round_plan
+
+        deadline = None
+        if self.max_time is not None:
+            deadline = time.perf_counter() + max(0.0, self.max_time - state.time)
+        found = round_plan(
+            problem.canonical, alpha, tau, plan, mode=self.rounding, tol=self.tol,
+            deadline=deadline,
+        )  # fmt: skip
+        if not found.feasible:
+            warnings.warn(
+                f"SparsityConstrainedOT: no plan with at most {problem.cap} nonzeros a "
+                f"{'column' if problem.axis == 0 else 'row'} was found, the relaxed plan is "
+                "returned: raise max_nnz, or take rounding='columns' or 'none'",
+                AccuracyWarning,
+                stacklevel=5,
+            )
+            return relaxed
+        rounded = problem.lift(alpha, (found.indptr, found.indices, found.values), tau)
+        return rounded.with_potentials(rounded.alpha, rounded.beta, relaxed)
 
     def fields(self, problem: Any, state: Any, x: Any, certificate: Any) -> dict[str, Any]:
         """Return potentials, values and residuals as fields of the result."""

@@ -146,7 +146,7 @@ def test_slow_methods_approach_the_answer(name, rows):
 @pytest.mark.parametrize("rows", ROWS)
 def test_bounds_are_bounds_with_a_cap(name, rows):
     problem = make_problem(rows=rows, k=2)
-    exact = SparsityConstrainedOT(tol=1e-8).solve(problem)
+    exact = SparsityConstrainedOT(tol=1e-8, rounding="none").solve(problem)
     state = init(solver(name), problem.canonical, None)
     for _ in range(60):
         state = step(solver(name), problem.canonical, state)
@@ -208,7 +208,7 @@ def test_no_iteration_from_an_answer(name, k):
     if name == "bcd" and k == 2:
         pytest.skip("for problems without a cap")
     problem = make_problem(k=k)
-    answer = SparsityConstrainedOT(tol=1e-8).solve(problem)
+    answer = SparsityConstrainedOT(tol=1e-8, rounding="none").solve(problem)
     result = solver(name).solve(problem, x0=answer.x)
     assert result.status is Status.CONVERGED
     assert result.nit == 0
