@@ -24,9 +24,10 @@ PUBLIC = {
         CheckpointError Constant ConvergenceWarning did_you_mean EfficiencyWarning
         ExperimentalWarning Geometric HasBlocks HasCertificate HasEqualityConstraints
         HasFiniteSum HasGradient HasMeasurements HasMonotoneOperator HasObjective
-        HasObservations HasProx HasTransport History InfeasibleError instantiate Interval LinearDecay LowRankOptError make_rng
-        MissingDependencyError ParameterError Parameters Polyak PowerDecay Problem
-        ProblemError ProblemTypeError Progress register_kernels register_serializable
+        HasObservations HasProx HasTransport History InfeasibleError instantiate Interval
+        LinearDecay LowRankOptError make_rng MissingDependencyError ParameterError Parameters
+        Polyak PowerDecay Problem ProblemError ProblemTypeError Progress register_kernels
+        register_serializable
         register_solvers registered_solvers Result solve Solver solver_class
         SolverFailure solvers_for State Status StepSize StrOptions thread_limit
         UnsupportedBackendError UnsupportedProblemError validate_parameters warmup
@@ -40,7 +41,8 @@ PUBLIC = {
     """,
     "transport": """
         expert_capacity k_support_norm ot_regularization_path ot_value_and_grad prox_k_support
-        RegularizationPath Routing sparse_ot sparse_simplex_projection SparsityConstrainedOT
+        RegularizationPath Routing sparse_ot SparseOTMapper sparse_simplex_projection
+        SparsityConstrainedOT
         TopKRouter TransportGradients TransportPlan TransportProblem
     """,
     "datasets": """

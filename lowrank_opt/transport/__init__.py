@@ -9,6 +9,7 @@ from lowrank_opt.core.registry import register_solvers
 __all__, __getattr__, __dir__ = lazy_names(
     __name__,
     {
+        "estimators": ["SparseOTMapper"],
         "front": [
             "RegularizationPath",
             "TransportGradients",

@@ -1,3 +1,4 @@
+from lowrank_opt.transport.estimators import SparseOTMapper as SparseOTMapper
 from lowrank_opt.transport.front import RegularizationPath as RegularizationPath
 from lowrank_opt.transport.front import TransportGradients as TransportGradients
 from lowrank_opt.transport.front import ot_regularization_path as ot_regularization_path
