@@ -9,7 +9,7 @@ wherever it is computed.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from llvmlite import ir
@@ -31,9 +31,11 @@ from lowrank_opt.transport.costs import DenseCost, PointCost, SparseCost, cost_b
 __all__ = [
     "GROUP",
     "LANES",
+    "TiledPoints",
     "close_groups",
     "column_scores",
     "pair_cost",
+    "score_error",
     "score_groups",
     "source_at",
 ]
@@ -41,6 +43,42 @@ __all__ = [
 #: Scores in a group; maxima kept of it.
 GROUP = 64
 LANES = VECTOR_BYTES // 8
+
+
+class TiledPoints(NamedTuple):
+    """Distances in many dimensions, with the inner products of some targets at hand.
+
+    Scores come from ``|x|^2 + |y|^2 - 2 x'y`` and are off by up to :func:`score_error`; costs of
+    pairs are those of the points themselves.
+
+    Parameters
+    ----------
+    X, Y, squared : ndarray, ndarray, bool
+        See :class:`~lowrank_opt.transport.costs.PointCost`.
+    products : ndarray of float64, of shape (tile, n_sources)
+        Twice the inner products of the targets from `first` on.
+    first : int
+        First target of the tile.
+    sizes, own_sizes : ndarray of float64
+        Squared norms of sources and of targets.
+    largest : float
+        The largest of `sizes`.
+    rounding : float
+        Relative error of a squared distance, against the squared norms.
+    slack : float
+        Error that the potentials add.
+    """
+
+    X: Any
+    Y: Any
+    squared: bool
+    products: Any
+    first: int
+    sizes: Any
+    own_sizes: Any
+    largest: float
+    rounding: float
+    slack: float
 
 
 def column_scores(cost: Any, alpha: Any, j: int, out: Any) -> None:
@@ -123,6 +161,31 @@ def score_groups(cost: Any, alpha: Any, j: int, out: Any, tops: Any) -> tuple[in
     folded = out[: groups * GROUP].reshape(groups, -1, LANES)
     tops[: groups * LANES] = folded.max(axis=1).ravel()
     return groups, float(out[: groups * GROUP].max(initial=-np.inf))
+
+
+def score_error(cost: Any, j: int) -> float:
+    """Return a bound on the errors of the scores that :func:`score_groups` writes.
+
+    Parameters
+    ----------
+    cost : DenseCost, PointCost, SparseCost or TiledPoints
+        Any cost.
+    j : int
+        The target.
+
+    Returns
+    -------
+    float
+        0 where scores have the bits of ``alpha_i - c_ij``.
+
+    Notes
+    -----
+    Cost: a read.
+    """
+    if not isinstance(cost, TiledPoints):
+        return 0.0
+    error = cost.rounding * (cost.largest + cost.own_sizes[j])
+    return float(error if cost.squared else np.sqrt(error)) + cost.slack
 
 
 def source_at(cost: Any, j: int, place: int) -> int:
@@ -217,6 +280,23 @@ def _dense_groups(typingctx, C, start, alpha, out, tops, groups):
     return signature, codegen
 
 
+def _root_unless(builder, squared, values):
+    """The values themselves, or their roots."""
+    with builder.if_else(squared) as (plain, rooted):
+        with plain:
+            plain_block = builder.block
+        with rooted:
+            roots = [_call(builder, "sqrt", value) for value in values]
+            rooted_block = builder.block
+    merged = []
+    for value, root in zip(values, roots, strict=True):
+        phi = builder.phi(_VECTOR)
+        phi.add_incoming(value, plain_block)
+        phi.add_incoming(root, rooted_block)
+        merged.append(phi)
+    return merged
+
+
 @intrinsic
 def _point_groups(typingctx, X, sources, Y, start, dimension, squared, alpha, out, tops, groups):
     """Scores of whole groups for the point at element ``start`` of ``Y``."""
@@ -245,19 +325,9 @@ def _point_groups(typingctx, X, sources, Y, start, dimension, squared, alpha, ou
 
             zeros = [ir.Constant(_VECTOR, [0.0] * LANES)] * (GROUP // LANES)
             _, *sums = _loop(builder, args[4], [first, *zeros], add_coordinate)
-            with builder.if_else(args[5]) as (plain, rooted):
-                with plain:
-                    plain_block = builder.block
-                with rooted:
-                    roots = [_call(builder, "sqrt", total) for total in sums]
-                    rooted_block = builder.block
-            for total, root in zip(sums, roots, strict=True):
-                value = builder.phi(_VECTOR)
-                value.add_incoming(total, plain_block)
-                value.add_incoming(root, rooted_block)
-                yield value
+            return _root_unless(builder, args[5], sums)
 
-        return _emit_groups(builder, args[9], *arrays, lambda first: list(costs(first)))
+        return _emit_groups(builder, args[9], *arrays, costs)
 
     return signature, codegen
 
@@ -282,6 +352,34 @@ def _top_groups(typingctx, out, start, tops, top, groups):
 
         start = ir.Constant(_VECTOR, [-np.inf] * LANES)
         return _largest_lane(builder, _loop(builder, args[4], [start], body)[0])
+
+    return signature, codegen
+
+
+@intrinsic
+def _tile_groups(typingctx, P, start, sizes, own, squared, alpha, out, tops, groups):
+    """Scores of whole groups from doubled inner products that begin at element ``start``."""
+    signature = types.float64(
+        P, types.intp, sizes, types.float64, types.boolean, alpha, out, tops, types.intp
+    )
+
+    def codegen(context, builder, signature, args):
+        products = builder.gep(_element(builder, context, P, args[0]), [args[1]])
+        squares = _element(builder, context, sizes, args[2])
+        arrays = _pointers(builder, context, (alpha, out, tops), args[5:8])
+        zero = ir.Constant(_VECTOR, [0.0] * LANES)
+
+        def costs(first):
+            target = _splat(builder, args[3], LANES)
+            values = []
+            for v in range(GROUP // LANES):
+                place = builder.add(first, ir.Constant(_I64, v * LANES))
+                both = builder.fadd(_load(builder, squares, place, _VECTOR), target)
+                value = builder.fsub(both, _load(builder, products, place, _VECTOR))
+                values.append(_larger(builder, value, zero))
+            return _root_unless(builder, args[4], values)
+
+        return _emit_groups(builder, args[8], *arrays, costs)
 
     return signature, codegen
 
@@ -327,10 +425,11 @@ def lowest_bit(typingctx, bits):
 # -- the kinds of costs -----------------------------------------------------------------------
 
 
-def _by_kind(cost, dense, point, sparse):
+def _by_kind(cost, dense, point, sparse, tiled=None):
     if not isinstance(cost, types.BaseNamedTuple):
         return None
-    return {DenseCost: dense, PointCost: point, SparseCost: sparse}.get(cost.instance_class)
+    kinds = {DenseCost: dense, PointCost: point, SparseCost: sparse, TiledPoints: tiled}
+    return kinds.get(cost.instance_class)
 
 
 @overload(column_scores, jit_options={"error_model": "numpy"}, strict=False)
@@ -340,17 +439,22 @@ def _column_scores(cost, alpha, j, out):
 
 @overload(pair_cost, jit_options={"error_model": "numpy"}, strict=False)
 def _pair_cost(cost, i, j):
-    return _by_kind(cost, _dense_pair, _point_pair, _sparse_pair)
+    return _by_kind(cost, _dense_pair, _point_pair, _sparse_pair, _point_pair)
 
 
 @overload(score_groups, jit_options={"error_model": "numpy"}, strict=False)
 def _score_groups(cost, alpha, j, out, tops):
-    return _by_kind(cost, _dense_tops, _point_tops, _sparse_tops)
+    return _by_kind(cost, _dense_tops, _point_tops, _sparse_tops, _tile_tops)
+
+
+@overload(score_error, jit_options={"error_model": "numpy"}, strict=False)
+def _score_error(cost, j):
+    return _by_kind(cost, _no_error, _no_error, _no_error, _tile_error)
 
 
 @overload(source_at, jit_options={"error_model": "numpy"}, strict=False)
 def _source_at(cost, j, place):
-    return _by_kind(cost, _own_place, _own_place, _listed_place)
+    return _by_kind(cost, _own_place, _own_place, _listed_place, _own_place)
 
 
 def _dense_scores(cost, alpha, j, out):
@@ -442,6 +546,19 @@ def _point_tops(cost, alpha, j, out, tops):
     return close_groups(out, tops, groups, m, top)
 
 
+def _tile_tops(cost, alpha, j, out, tops):
+    keep_apart()
+    m, t, own = cost.sizes.size, j - cost.first, cost.own_sizes[j]
+    groups = m // GROUP
+    top = _tile_groups(
+        cost.products, t * m, cost.sizes, own, cost.squared, alpha, out, tops, groups
+    )
+    for i in range(groups * GROUP, m):
+        square = max(cost.sizes[i] + own - cost.products[t, i], 0.0)
+        out[i] = alpha[i] - (square if cost.squared else np.sqrt(square))
+    return close_groups(out, tops, groups, m, top)
+
+
 @njit(cache=True, error_model="numpy", nogil=True)
 def _point_distance(X, Y, squared, i, j):
     square = 0.0
@@ -457,6 +574,15 @@ def _sparse_tops(cost, alpha, j, out, tops):
     for p in range(count):
         out[p] = alpha[cost.indices[start + p]] - np.float64(cost.data[start + p])
     return close_groups(out, tops, 0, count, -np.inf)
+
+
+def _no_error(cost, j):
+    return 0.0
+
+
+def _tile_error(cost, j):
+    error = cost.rounding * (cost.largest + cost.own_sizes[j])
+    return (error if cost.squared else np.sqrt(error)) + cost.slack
 
 
 def _own_place(cost, j, place):

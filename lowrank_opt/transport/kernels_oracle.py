@@ -30,6 +30,7 @@ from lowrank_opt.transport.kernels_costs import (
     group_mask,
     lowest_bit,
     pair_cost,
+    score_error,
     score_groups,
     source_at,
     tops_mask,
@@ -341,19 +342,29 @@ def _project(places, values, count, mass, k, copy, best):
 
 
 @njit(cache=True, error_model="numpy", nogil=True)
-def _solve_column(groups, top, mass, gamma, k, work, best):
+def _column_limit(groups, top, mass, gamma, k, work, best):
+    """Return a limit below which no score of a column of the semi-dual counts."""
+    strength = gamma * mass
+    if strength <= _TINY:
+        return top
+    count = groups * LANES
+    return _raise_limit(work.tops, count, top - strength, top, strength, k, work.copy, best)
+
+
+@njit(cache=True, error_model="numpy", nogil=True)
+def _solve_column(count, mass, gamma, k, work, best):
     """Leave the places and masses of a column's plan in `work`; return count, tau - top, psi.
 
-    psi is relative to ``top * b``.
+    The candidates' scores are relative to the largest; psi is relative to ``top * b``.
     """
-    scores, tops, places, values, copy = work
-    if gamma * mass <= _TINY:
-        _collect_first(scores, tops, groups, top, places)
-        values[0] = mass
-        return 1, 0.0, 0.0
+    _, _, places, values, copy = work
     strength = gamma * mass
-    low = _raise_limit(tops, groups * LANES, top - strength, top, strength, k, copy, best)
-    count = _collect(scores, tops, groups, low, top, places, values)
+    if strength <= _TINY:
+        first = 0
+        while values[first] < 0.0:
+            first += 1
+        places[0], values[0] = places[first], mass
+        return 1, 0.0, 0.0
     count, limit = _project(places, values, count, strength, k, copy, best)
     squares = 0.0
     for e in range(count):
@@ -364,22 +375,18 @@ def _solve_column(groups, top, mass, gamma, k, work, best):
 
 
 @njit(cache=True, error_model="numpy", nogil=True)
-def _collect_first(scores, tops, groups, top, places):
-    """Write the place of the first score that is at least `top`."""
-    for group in range(groups):
-        if tops_mask(tops, group * LANES, top) != 0:
-            places[0] = group * GROUP + lowest_bit(group_mask(scores, group * GROUP, top))
-            return
+def _orthant_limit(groups, top, beta, error, k, work, best):
+    """The same for a column of the dual; infinite when no score counts."""
+    if top + error + beta <= 0.0:
+        return np.inf
+    count = groups * LANES
+    return _raise_limit(work.tops, count, -beta, top, np.inf, k, work.copy, best)
 
 
 @njit(cache=True, error_model="numpy", nogil=True)
-def _solve_orthant(groups, top, beta, gamma, k, work, best):
-    """The same without a sum: the k largest positive scores ``s + beta``, divided by gamma."""
-    scores, tops, places, values, copy = work
-    if top + beta <= 0.0:
-        return 0, 0.0
-    low = _raise_limit(tops, groups * LANES, -beta, top, np.inf, k, copy, best)
-    count = _collect(scores, tops, groups, low, -beta, places, values)
+def _solve_orthant(count, gamma, k, work, best):
+    """The same without a sum: the k largest positive candidates, divided by gamma."""
+    _, _, places, values, copy = work
     count = _keep_above(places, values, count, 0.0)
     count = _keep_largest(places, values, count, k, copy, best)
     squares = 0.0
@@ -388,6 +395,18 @@ def _solve_orthant(groups, top, beta, gamma, k, work, best):
         values[e] = t
         squares += t * t
     return count, 0.5 * gamma * squares
+
+
+@njit(cache=True, error_model="numpy", nogil=True)
+def _refine(cost, alpha, j, count, work):
+    """Compute the candidates' scores from the points; return the largest."""
+    top = -np.inf
+    for e in range(count):
+        i = work.places[e]
+        value = alpha[i] - pair_cost(cost, i, j)
+        work.values[e] = value
+        top = max(top, value)
+    return top
 
 
 @njit(cache=True, error_model="numpy", nogil=True)
@@ -401,7 +420,7 @@ def _score_list(lists, alpha, j, out, tops):
 
 
 @njit(cache=True, error_model="numpy", nogil=True)
-def _make_list(cost, j, theta, nonzeros, groups, work, lists):
+def _make_list(cost, j, theta, error, nonzeros, groups, work, lists):
     """List the entries of column `j` above a limit that leaves some four times its nonzeros."""
     keep_apart()
     scores, tops, places, values, copy = work
@@ -419,7 +438,7 @@ def _make_list(cost, j, theta, nonzeros, groups, work, lists):
         for e in range(count):
             copy[e] = values[e]
         limit = kth_largest(copy, count, width + 1)
-    if not limit < theta:
+    if not limit + error < theta:
         return
     count = _keep_above(places, values, count, limit)
     for e in range(count):
@@ -427,7 +446,7 @@ def _make_list(cost, j, theta, nonzeros, groups, work, lists):
         lists.sources[j, e] = i
         lists.costs[j, e] = pair_cost(cost, i, j)
     lists.counts[j] = count
-    lists.radius[j] = theta - limit
+    lists.radius[j] = theta - limit - error
 
 
 @njit(cache=True, error_model="numpy", nogil=True)
@@ -455,13 +474,30 @@ def evaluate_columns(
             groups, top = _score_list(lists, alpha, j, work.scores, work.tops)
         else:
             groups, top = score_groups(cost, alpha, j, work.scores, work.tops)
-        theta = -beta[j] if beta.size > 0 else top
+        error = 0.0 if listed else score_error(cost, j)
         if beta.size > 0:
-            count, psi = _solve_orthant(groups, top, beta[j], gamma, k, work, best)
+            shift = -beta[j]
+            low = _orthant_limit(groups, top, beta[j], error, k, work, best)
+        else:
+            shift = top
+            low = _column_limit(groups, top, b[j], gamma, k, work, best)
+        # all that may count, where scores have errors
+        count = _collect(
+            work.scores, work.tops, groups, low - 2.0 * error, shift, work.places, work.values
+        )
+        if error > 0.0:
+            top = _refine(cost, alpha, j, count, work)
+            if beta.size == 0:
+                shift = top
+            for e in range(count):
+                work.values[e] -= shift
+        theta = shift
+        if beta.size > 0:
+            count, psi = _solve_orthant(count, gamma, k, work, best)
             columns.tau[j] = -beta[j]
             columns.psi[j] = psi
         else:
-            count, tau, psi = _solve_column(groups, top, b[j], gamma, k, work, best)
+            count, tau, psi = _solve_column(count, b[j], gamma, k, work, best)
             theta += tau
             columns.tau[j] = theta
             columns.psi[j] = top * b[j] + psi
@@ -475,10 +511,10 @@ def evaluate_columns(
             )
             chunk.values[filled + e] = work.values[e]
             if count == k:
-                theta = min(theta, work.scores[place])
+                theta = min(theta, work.scores[place] - error)
         filled += count
         if lists.action[j] == SCAN_AND_LIST:
-            _make_list(cost, j, theta, count, groups, work, lists)
+            _make_list(cost, j, theta, error, count, groups, work, lists)
     return last, filled
 
 

@@ -302,7 +302,8 @@ def fill_lists(
     semi-dual, and ``lists = (ptr, idx, costs, plan)``, where `plan` has the values of `center`.
 
     Returns the sum of the conjugates less ``b_j`` times the largest score, the sum of these
-    products, and the number of entries; if it is larger than `idx`, nothing is listed correctly.
+    products (both only if all columns are chosen), and the number of entries; if it is larger
+    than `idx`, nothing is listed correctly.
 
     Cost: one pass over the costs of the chosen columns.
     """
@@ -313,6 +314,7 @@ def fill_lists(
     filled = 0
     small, large = 0.0, 0.0
     ptr[0] = 0
+    all_chosen = chosen.all()
     for j in range(b.size):
         target = first + j
         if not chosen[j]:
@@ -321,7 +323,7 @@ def fill_lists(
             ptr[j + 1] = filled
             continue
         groups, top = score_groups(cost, alpha, target, scores, tops)
-        bound = top - gamma * b[j]
+        bound = top - gamma * b[j] if all_chosen else np.inf
         level[j] = top - radius[j]
         cut = min(level[j], bound)
         e, end = places[target], places[target + 1]
@@ -365,22 +367,40 @@ def fill_lists(
 
 @njit(cache=True, error_model="numpy", nogil=True)
 def _conjugate(values, order, count, gamma, b, k):
-    """Threshold and conjugate of a column, both relative to its largest score."""
+    """Threshold and conjugate of a column, both relative to its largest score.
+
+    Cost: ``O(count)`` a round, few rounds; a sort for large caps that are exceeded.
+    """
     if gamma == 0.0 or count == 0:
         return 0.0, 0.0
     goal = gamma * b
-    if count > 1:
-        sort_down(values, order, count)
-    total, tau, used = 0.0, -goal, 0
-    for i in range(min(k, count)):
-        total += values[i]
-        trial = (total - goal) / (i + 1)
-        if not values[i] > trial:
+    if count > k:
+        if k <= _SHORT:
+            sort_down(values, order, k)
+            for e in range(k, count):
+                value = values[e]
+                place = k - 1
+                if value > values[place]:
+                    while place > 0 and values[place - 1] < value:
+                        values[place] = values[place - 1]
+                        place -= 1
+                    values[place] = value
+        else:
+            sort_down(values, order, count)
+        count = k
+    tau, used = -np.inf, count + 1
+    while True:
+        total, above = 0.0, 0
+        for e in range(count):
+            if values[e] > tau:
+                total += values[e]
+                above += 1
+        if above == used or above == 0:
             break
-        tau, used = trial, i + 1
+        tau, used = (total - goal) / above, above
     squares = 0.0
-    for i in range(used):
-        squares += (values[i] - tau) ** 2
+    for e in range(count):
+        squares += max(values[e] - tau, 0.0) ** 2
     return tau, tau * b + squares / (2.0 * gamma)
 
 

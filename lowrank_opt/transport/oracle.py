@@ -10,6 +10,8 @@ import numpy as np
 
 from lowrank_opt.core.errors import ParameterError
 from lowrank_opt.transport.canonical import row_dual
+from lowrank_opt.transport.costs import PointCost
+from lowrank_opt.transport.kernels_costs import TiledPoints
 from lowrank_opt.transport.kernels_oracle import (
     LIST,
     SCAN,
@@ -31,6 +33,8 @@ __all__ = ["DualEvaluation", "Evaluation", "SemidualOracle"]
 _RANGES = 8
 # Places a column in the first buffer for the plan.
 _PLACES = 16
+# Points of more dimensions are treated by matrix products, tiles of this many numbers.
+_DIRECT, _TILE = 8, 1 << 17
 # Lists: not for fewer sources than this; at most so many potentials to compare with.
 _SMALL, _REFERENCES = 512, 8
 # Lists are made when they can serve for so many steps of the present size.
@@ -128,6 +132,9 @@ class SemidualOracle:
             for first, last in self._ranges
         ]
         self._work = [column_work(canonical.m) for _ in range(self.n_threads)]
+        cost = canonical.cost
+        tiled = isinstance(cost, PointCost) and cost.X.shape[0] > _DIRECT
+        self._tiles = _Tiles(cost, self.n_threads) if tiled else None
         self._pool = None if self.n_threads == 1 else ThreadPoolExecutor(self.n_threads - 1)
 
     def evaluate(self, alpha: Any) -> Evaluation:
@@ -214,39 +221,73 @@ class SemidualOracle:
         filled = [0] * len(self._ranges)
         todo = deque(range(len(self._ranges)))
 
-        def consume(work: Any) -> None:
+        def consume(thread: int) -> None:
             while True:
                 try:
                     r = todo.popleft()
                 except IndexError:
                     return
-                filled[r] = self._one_range(r, alpha, beta, columns, lists, work)
+                filled[r] = self._one_range(r, alpha, beta, columns, lists, thread)
 
         # This thread works too: two threads woken at once may begin on one core.
         others = [] if self._pool is None else [
-            self._pool.submit(consume, work) for work in self._work[1:]
+            self._pool.submit(consume, thread) for thread in range(1, self.n_threads)
         ]  # fmt: skip
-        consume(self._work[0])
+        consume(0)
         for other in others:
             other.result()
         return filled
 
     def _one_range(
-        self, r: int, alpha: Any, beta: Any, columns: Columns, lists: Lists, work: Any
+        self, r: int, alpha: Any, beta: Any, columns: Columns, lists: Lists, thread: int
     ) -> int:
-        view = self.canonical
+        view, work = self.canonical, self._work[thread]
         (first, last), filled = self._ranges[r], 0
-        while True:
-            first, filled = evaluate_columns(
-                view.cost, alpha, beta, view.b, view.gamma, view.k, first, last, filled,
-                columns, self._chunks[r], lists, work,
+        tiles = self._tiles
+        while first < last:
+            cost, end = view.cost, last
+            if tiles is not None:
+                end = min(last, first + tiles.width)
+                cost = tiles.cost(thread, first, end, lists, alpha)
+            stop, filled = evaluate_columns(
+                cost, alpha, beta, view.b, view.gamma, view.k, first, end, filled, columns,
+                self._chunks[r], lists, work,
             )  # fmt: skip
-            if first == last:
-                return int(filled)
-            old = self._chunks[r]
-            new = _new_chunk(2 * len(old.values) + view.m)
-            new.indices[:filled], new.values[:filled] = old.indices[:filled], old.values[:filled]
-            self._chunks[r] = new
+            if stop < end:  # the chunk is full
+                old = self._chunks[r]
+                new = _new_chunk(2 * len(old.values) + view.m)
+                new.indices[:filled] = old.indices[:filled]
+                new.values[:filled] = old.values[:filled]
+                self._chunks[r] = new
+            first = stop
+        return int(filled)
+
+
+class _Tiles:
+    """Inner products of points in many dimensions, for some targets at a time."""
+
+    def __init__(self, cost: PointCost, n_threads: int) -> None:
+        self.points = cost
+        dimension, m = cost.X.shape
+        self.width = max(_TILE // m, 4)
+        self.doubled = 2.0 * cost.X.astype(np.float64)
+        self.targets = cost.Y.astype(np.float64)
+        self.sizes = 0.25 * np.einsum("di,di->i", self.doubled, self.doubled)
+        self.own_sizes = np.einsum("jd,jd->j", self.targets, self.targets)
+        self.rounding = (4 * dimension + 16) * float(np.finfo(np.float64).eps)
+        self.buffers = [np.empty((self.width, m)) for _ in range(n_threads)]
+
+    def cost(self, thread: int, first: int, end: int, lists: Lists, alpha: Any) -> TiledPoints:
+        """The costs of a tile; products are not formed when all of its columns have lists."""
+        products = self.buffers[thread]
+        if np.any(lists.action[first:end] != LIST):
+            np.matmul(self.targets[first:end], self.doubled, out=products[: end - first])
+        X, Y, squared = self.points
+        slack = 4.0 * float(np.finfo(np.float64).eps) * float(np.abs(alpha).max())
+        return TiledPoints(
+            X, Y, squared, products, first, self.sizes, self.own_sizes, float(self.sizes.max()),
+            self.rounding, slack,
+        )  # fmt: skip
 
 
 class _Screen:

@@ -176,8 +176,9 @@ class ProximalOracle:
         return list(self._pool.map(function, pieces))
 
     def scan(
-        self, alpha: Any, mu: float, center: tuple[Any, Any, Any], depth: Any = None
-    ) -> tuple[float, Any]:
+        self, alpha: Any, mu: float, center: tuple[Any, Any, Any], depth: Any = None,
+        threshold: Any = None,
+    ) -> tuple[float, Any]:  # fmt: skip
         """Read all costs: evaluate the semi-dual, make lists for a new subproblem.
 
         Parameters
@@ -190,6 +191,8 @@ class ProximalOracle:
             Plan of the proximal term.
         depth : ndarray of shape (n,) or None, default=None
             How deep solutions are expected to reach; ``None``: as deep as they can.
+        threshold : ndarray of shape (n,) or None, default=None
+            Guess of the thresholds, with `depth`.
 
         Returns
         -------
@@ -198,9 +201,11 @@ class ProximalOracle:
         """
         view = self.canonical
         self.mu, self.center = mu, center
-        self.depth, self.threshold = np.full(view.n, np.nan), np.full(view.n, np.nan)
+        unknown = np.full(view.n, np.nan)
+        self.depth = (unknown if depth is None else depth).copy()
+        self.threshold = (unknown if threshold is None else threshold).copy()
         safe = (1.0 / mu + self.gamma) * view.b
-        reach = safe if depth is None else np.minimum(safe, _REACH * depth)
+        reach = safe if depth is None else np.minimum(safe, _REACH * np.maximum(depth, 0.0))
         self.slack = self._slack(alpha, reach) if self.screening else 0.0
         alpha = alpha.copy()
         self.lists = self._each(lambda piece: self._list(piece, alpha, reach, depth is None))

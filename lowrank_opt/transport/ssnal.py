@@ -26,6 +26,8 @@ __all__ = ["ProximalState", "init", "step"]
 # Factor of mu; mu of the first phase ends at this part of 1 / gamma, mu never exceeds this many
 # times 1 / gamma.
 _FACTOR, _EARLY, _CEILING = 4.0, 0.3, 1e4
+# After a subproblem that was not solved mu may grow again by this factor a step.
+_RELIEF = 1.3
 # Row residual that ends the steps of the first phase; outer steps on a sample.
 _ROUGH, _LEVEL_STEPS = 1e-2, 4
 # Newton steps of an outer step, trial points of a Newton step, Newton steps without an accepted
@@ -53,12 +55,12 @@ class ProximalState(TransportState):
         Plan of the proximal term.
     mu : float
         Weight of the proximal term is ``1 / mu``.
-    pace : float
-        What the schedule of mu takes for gamma.
+    pace, limit : float
+        What the schedule of mu takes for gamma; largest mu that is tried.
     damping, shift : float
         Multiple of the identity in Newton systems, and size of the shift of components.
-    depth : ndarray or None
-        How deep the last solution of every column reached.
+    depth, threshold : ndarray or None
+        How deep the last solution of every column reached, and minus its multiplier.
     idle, lowest : int, float
         Outer steps since the residual fell last, and what it was.
     """
@@ -66,9 +68,11 @@ class ProximalState(TransportState):
     center: Any = None
     mu: float = 1.0
     pace: float = 1.0
+    limit: float = math.inf
     damping: float = 1e-8
     shift: float = 1.0
     depth: Any = None
+    threshold: Any = None
     idle: int = 0
     lowest: float = math.inf
 
@@ -165,7 +169,7 @@ def _solve_sample(
     oracle = _oracle(solver, canonical)
     with oracle.threads():
         for _ in range(_LEVEL_STEPS):
-            oracle.scan(state.alpha, state.mu, state.center, state.depth)
+            oracle.scan(state.alpha, state.mu, state.center, state.depth, state.threshold)
             last = state.mu >= _EARLY / state.pace
             found, _, _ = _newton(canonical, state, oracle, _ROUGH, deadline)
             state.center = found.plan()
@@ -197,7 +201,7 @@ def _first_plan(canonical: Canonical, state: ProximalState, oracle: ProximalOrac
     if not state.residual <= residual:
         plan, state.residual = other, residual
     state.indptr, state.indices, state.values = plan
-    state.depth = found.depth
+    state.depth, state.threshold = found.depth, found.threshold
     _count(state, oracle)
 
 
@@ -225,19 +229,17 @@ def step(solver: Any, canonical: Canonical, state: ProximalState) -> ProximalSta
     goal = max(0.5 * solver.tol, _ROUGH if early else 0.0)
     with oracle.threads():
         if not ready:
-            oracle.scan(state.alpha, state.mu, state.center, state.depth)
+            oracle.scan(state.alpha, state.mu, state.center, state.depth, state.threshold)
             if state.nit:  # made anew after a pause: not work of the method
                 oracle.n_scans = 0.0
         found, reached, finished = _newton(canonical, state, oracle, goal, deadline)
         plan = found.plan()
-        state.depth = found.depth
         if finished:
             state.center = plan
-            if reached <= 10.0 * goal:
-                state.mu = min(_FACTOR * state.mu, _CEILING / state.pace)
-                if early and state.mu >= _EARLY / state.pace:
-                    state.mu = max(state.mu, 1.0 / state.pace)
-        psi, state.tau = oracle.scan(state.alpha, state.mu, state.center, state.depth)
+            _pace_mu(state, early, reached <= 10.0 * goal)
+        psi, state.tau = oracle.scan(
+            state.alpha, state.mu, state.center, state.depth, state.threshold
+        )
     state.indptr, state.indices, state.values = plan
     state.residual, rows, gap = _residual(canonical, state.alpha, plan, psi)
     state.nit += 1
@@ -246,6 +248,19 @@ def step(solver: Any, canonical: Canonical, state: ProximalState) -> ProximalSta
     if not early:
         _look_for_stall(solver, state, rows, gap)
     return state
+
+
+def _pace_mu(state: ProximalState, early: bool, solved: bool) -> None:
+    """Raise mu after a subproblem that was solved, lower it after one that was not."""
+    if not solved:
+        if not early:
+            state.limit = max(state.mu / _FACTOR, 1.0 / state.pace)
+            state.mu = min(state.mu, state.limit)
+        return
+    state.limit *= _RELIEF
+    state.mu = min(_FACTOR * state.mu, state.limit, _CEILING / state.pace)
+    if early and state.mu >= _EARLY / state.pace:
+        state.mu = max(state.mu, 1.0 / state.pace)
 
 
 def _look_for_stall(solver: Any, state: ProximalState, rows: float, gap: float) -> None:
@@ -361,10 +376,10 @@ def _newton(
             state.shift = max(0.5 * state.shift, _SHIFT[0])
         point, system = other, None
         reached = _inner_residual(canonical, point)
-    alpha = point.alpha
-    if canonical.row_kind == EXACT:
-        alpha = alpha - canonical.a @ alpha
-    state.alpha = alpha
+    shift = float(canonical.a @ point.alpha) if canonical.row_kind == EXACT else 0.0
+    state.alpha = point.alpha - shift
+    state.threshold = point.found.threshold - shift
+    state.depth = point.found.depth
     state.count(newton_steps=steps, factorizations=factorizations)
     return point.found, reached, finished
 
