@@ -574,12 +574,15 @@ ALL_SOLVERS += [
     transport_case(
         "SparsityConstrainedOT-lbfgs-dual",
         SparsityConstrainedOT(method="lbfgs", formulation="dual", tol=1e-8, max_iter=5000),
-        reference=quadratic_program, accuracy=1e-3,
+        reference=quadratic_program,
+        accuracy=1e-3,
     ),
     transport_case(
         "SparsityConstrainedOT-bcd",
         SparsityConstrainedOT(method="bcd", tol=1e-6, max_iter=5000),
-        reference=quadratic_program, accuracy=3e-3, float32_accuracy=3e-3,
+        reference=quadratic_program,
+        accuracy=3e-3,
+        float32_accuracy=3e-3,
     ),
 ]
 
