@@ -472,10 +472,10 @@ def evaluate_lists(
             away += plan[e] * plan[e]
         goal = (1.0 + rho) * b[j]
         tau, q = best + mu * (top - threshold[j]), 0.0
-        reach = goal
+        reach = 1e-2 * goal
         if tau == tau:
             q = tau - best - mu * depth[j]
-            reach = min(goal, max(1.3 * (tau - q), 0.0) + 0.1 * b[j])
+            reach = min(goal, max(1.3 * (tau - q), 0.0) + 1e-3 * b[j])
         h, u, count = 0, 0, 0
         while True:
             count = 0
@@ -489,7 +489,8 @@ def evaluate_lists(
             tau, q, h, u = prox_sorted(values, sums, count, b[j], k, rho, tau, q)
             if reach >= goal or tau - q <= reach:
                 break
-            reach = goal  # entries that were left out might count
+            # Entries that were left out might count; with them tau - q is smaller, not larger.
+            reach = min(goal, 4.0 * reach, (1.0 + 1e-9) * (tau - q))
         _fill(values, tau, q, h, u, b[j], rho, out_val[end:])
         # w = plan + mu (score - top) + tau - best: an entry outside the plan is zero below q
         depth[j] = (tau - best - q) / mu

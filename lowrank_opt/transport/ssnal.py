@@ -23,9 +23,9 @@ if TYPE_CHECKING:
 
 __all__ = ["ProximalState", "init", "step"]
 
-# Factor of mu; mu of the first phase ends at this part of 1 / gamma, mu never exceeds this many
-# times 1 / gamma.
-_FACTOR, _EARLY, _CEILING = 4.0, 0.3, 1e4
+# Factor of mu; mu of the first phase ends at this part of 1 / gamma, and mu begins below this many
+# times that.
+_FACTOR, _EARLY, _FIRST = 4.0, 0.3, 16.0
 # After a subproblem that was not solved mu may grow again by this factor a step.
 _RELIEF = 1.3
 # Row residual that ends the steps of the first phase; outer steps on a sample.
@@ -33,14 +33,13 @@ _ROUGH, _LEVEL_STEPS = 1e-2, 4
 # Newton steps of an outer step, trial points of a Newton step, Newton steps without an accepted
 # point before the inner solver gives up.
 _NEWTON, _TRIALS, _RETRIES = 60, 20, 4
-# Limits of the multiple of the identity and of the shift of components.
 # Relative residual of conjugate gradients.
 _ACCURACY = 1e-2
+# Limits of the multiple of the identity and of the shift of components.
 _DAMPING, _SHIFT = (1e-10, 0.1), (1e-3, 1e2)
-# Potentials so near to their bound 0, against the smoothing of a column, move to it.
-_NEAR = 1e-2
-# What takes the place of a smaller gamma in the schedule of mu, against the typical cost.
-_PLAIN = 3e-3
+# What takes the place of a smaller gamma in the schedule of mu, against the typical cost; mu never
+# exceeds this many times the inverse of that, since it multiplies the rounding errors of costs.
+_PLAIN, _CEILING = 3e-3, 1e4
 # Outer steps without a residual that is smaller by this factor before a run counts as stalled.
 _PATIENCE, _PROGRESS = 10, 0.7
 
@@ -53,10 +52,12 @@ class ProximalState(TransportState):
     ----------
     center : tuple or None
         Plan of the proximal term.
+    slack : ndarray of shape (m,) or None
+        What rows with upper bounds have left, in the proximal term.
     mu : float
         Weight of the proximal term is ``1 / mu``.
-    pace, limit : float
-        What the schedule of mu takes for gamma; largest mu that is tried.
+    pace, limit, ceiling : float
+        What the schedule of mu takes for gamma; largest mu that is tried, and that is allowed.
     damping, shift : float
         Multiple of the identity in Newton systems, and size of the shift of components.
     depth, threshold : ndarray or None
@@ -66,9 +67,11 @@ class ProximalState(TransportState):
     """
 
     center: Any = None
+    slack: Any = None
     mu: float = 1.0
     pace: float = 1.0
     limit: float = math.inf
+    ceiling: float = math.inf
     damping: float = 1e-8
     shift: float = 1.0
     depth: Any = None
@@ -108,7 +111,7 @@ def init(solver: Any, canonical: Canonical, start: tuple[Any, Any] | None) -> Pr
     state = ProximalState()
     oracle, deadline = _oracle(solver, canonical), _deadline(solver)
     alpha, plan = (None, None) if start is None else start
-    pace = _pace(canonical)
+    pace, _ = _pace(canonical)
     if alpha is None:
         first = _start(solver, canonical, state, deadline)
         alpha, mu = first.alpha, first.mu
@@ -135,11 +138,12 @@ def _oracle(solver: Any, canonical: Canonical) -> ProximalOracle:
     )
 
 
-def _pace(canonical: Canonical) -> float:
-    """Gamma, or a part of the typical cost where gamma is less or has no influence."""
+def _pace(canonical: Canonical) -> tuple[float, float]:
+    """Gamma, or a part of the typical cost where gamma is less or has no influence; largest mu."""
     least = _PLAIN * starts.typical_cost(canonical) * canonical.n
     gamma = canonical.gamma if canonical.k > 1 else 0.0
-    return float(max(gamma, least)) or 1.0
+    pace = float(max(gamma, least)) or 1.0
+    return pace, _CEILING / (least or pace)
 
 
 def _start(solver: Any, canonical: Canonical, state: ProximalState, deadline: float) -> Any:
@@ -171,23 +175,27 @@ def _solve_sample(
         for _ in range(_LEVEL_STEPS):
             oracle.scan(state.alpha, state.mu, state.center, state.depth, state.threshold)
             last = state.mu >= _EARLY / state.pace
-            found, _, _ = _newton(canonical, state, oracle, _ROUGH, deadline)
-            state.center = found.plan()
+            point, _, _ = _newton(canonical, state, oracle, _ROUGH, deadline)
+            state.center, state.slack = point.found.plan(), point.slack
             if last or time.perf_counter() >= deadline:
                 break
             state.mu *= _FACTOR
     for name, number in state.counts.items():
         total.count(**{name: number})
     total.count(evaluations=oracle.n_evaluations)
-    return state.alpha, -found.threshold
+    return state.alpha, -state.threshold
 
 
 def _enter(canonical: Canonical, state: ProximalState, first: Any) -> None:
     state.alpha, state.center, state.mu = first
-    state.pace = _pace(canonical)
+    state.pace, state.ceiling = _pace(canonical)
     if canonical.row_kind == UPPER:
         state.alpha = np.minimum(state.alpha, 0.0)
-    state.mu = min(state.mu, _CEILING / state.pace)
+        _, indices, values = state.center
+        rows = np.bincount(indices, weights=values, minlength=canonical.m)
+        share = 1.0 if len(values) else 1.0 - 1.0 / float(np.sum(canonical.a))
+        state.slack = np.maximum(share * canonical.a - rows, 0.0)
+    state.mu = min(state.mu, _FIRST / state.pace, state.ceiling)
 
 
 def _first_plan(canonical: Canonical, state: ProximalState, oracle: ProximalOracle) -> None:
@@ -232,10 +240,10 @@ def step(solver: Any, canonical: Canonical, state: ProximalState) -> ProximalSta
             oracle.scan(state.alpha, state.mu, state.center, state.depth, state.threshold)
             if state.nit:  # made anew after a pause: not work of the method
                 oracle.n_scans = 0.0
-        found, reached, finished = _newton(canonical, state, oracle, goal, deadline)
-        plan = found.plan()
+        point, reached, finished = _newton(canonical, state, oracle, goal, deadline)
+        plan = point.found.plan()
         if finished:
-            state.center = plan
+            state.center, state.slack = plan, point.slack
             _pace_mu(state, early, reached <= 10.0 * goal)
         psi, state.tau = oracle.scan(
             state.alpha, state.mu, state.center, state.depth, state.threshold
@@ -258,7 +266,7 @@ def _pace_mu(state: ProximalState, early: bool, solved: bool) -> None:
             state.mu = min(state.mu, state.limit)
         return
     state.limit *= _RELIEF
-    state.mu = min(_FACTOR * state.mu, state.limit, _CEILING / state.pace)
+    state.mu = min(_FACTOR * state.mu, state.limit, state.ceiling)
     if early and state.mu >= _EARLY / state.pace:
         state.mu = max(state.mu, 1.0 / state.pace)
 
@@ -317,37 +325,35 @@ class _Point(NamedTuple):
     value: float
     gradient: Any
     curvature: Any
+    slack: Any
     found: Proximal
 
 
-def _look(canonical: Canonical, oracle: ProximalOracle, alpha: Any) -> _Point:
+def _look(canonical: Canonical, state: ProximalState, oracle: ProximalOracle, alpha: Any) -> _Point:
+    """Evaluate the dual objective of the proximal subproblem."""
     with np.errstate(over="ignore", invalid="ignore"):
         value, asked, curvature = row_dual(
             canonical.row_kind, canonical.row_weight, canonical.a, alpha
         )
+    slack = None
+    if canonical.row_kind == UPPER:  # T 1 + slack = a, with a proximal term for the slack too
+        slack = np.maximum(state.slack + oracle.mu * alpha, 0.0)
+        value -= float(np.sum(slack**2 - state.slack**2)) / (2.0 * oracle.mu)
+        asked, curvature = asked - slack, oracle.mu * (slack > 0)
     found = oracle.evaluate(alpha)
-    return _Point(alpha, value - found.value, asked - found.rows, curvature, found)
-
-
-def _inner_residual(canonical: Canonical, point: _Point) -> float:
-    g = point.gradient
-    if canonical.row_kind != UPPER:
-        return float(np.sum(np.abs(g)))
-    scale = point.found.size + point.found.penalty or 1.0
-    slackness = float(np.sum(np.abs(point.alpha * g))) / scale
-    return max(float(np.sum(np.maximum(-g, 0.0))), slackness)
+    return _Point(alpha, value - found.value, asked - found.rows, curvature, slack, found)
 
 
 def _newton(
     canonical: Canonical, state: ProximalState, oracle: ProximalOracle, goal: float,
     deadline: float,
-) -> tuple[Proximal, float, bool]:  # fmt: skip
+) -> tuple[_Point, float, bool]:  # fmt: skip
     """Maximise the dual of the proximal subproblem; changes ``state.alpha``.
 
     Returns the solution, its residual, and whether there was time to finish.
     """
-    point = _look(canonical, oracle, state.alpha)
-    reached, steps, retries = _inner_residual(canonical, point), 0, 0
+    point = _look(canonical, state, oracle, state.alpha)
+    reached, steps, retries = float(np.sum(np.abs(point.gradient))), 0, 0
     system: Any = None
     finished, factorizations = True, 0
     while reached > goal and steps < _NEWTON and retries <= _RETRIES:
@@ -361,7 +367,7 @@ def _newton(
         steps += 1
         factorizations += system.factorizations
         system.factorizations = 0
-        other, t = _search(canonical, oracle, point, direction)
+        other, t = _search(canonical, state, oracle, point, direction)
         if other is None:
             state.damping = min(100.0 * state.damping + 1e-8, 1.0)
             state.shift = max(state.shift / 10.0, _SHIFT[0])
@@ -375,67 +381,48 @@ def _newton(
             state.damping = min(max(5.0 * state.damping, 1e-8), _DAMPING[1])
             state.shift = max(0.5 * state.shift, _SHIFT[0])
         point, system = other, None
-        reached = _inner_residual(canonical, point)
+        reached = float(np.sum(np.abs(point.gradient)))
     shift = float(canonical.a @ point.alpha) if canonical.row_kind == EXACT else 0.0
     state.alpha = point.alpha - shift
+    if canonical.row_kind == UPPER:
+        state.alpha = np.minimum(state.alpha, 0.0)
     state.threshold = point.found.threshold - shift
     state.depth = point.found.depth
     state.count(newton_steps=steps, factorizations=factorizations)
-    return point.found, reached, finished
+    return point, reached, finished
 
 
 def _direction(
     canonical: Canonical, state: ProximalState, oracle: ProximalOracle, point: _Point, system: Any
 ) -> Any:
     """Newton direction, with components of the graph of rows moved to balance their mass."""
-    mu, mean = oracle.mu, 1.0 / canonical.n
-    accuracy = _ACCURACY
-    g = point.gradient.copy()
-    diagonal = np.full(canonical.m, state.damping * system.level)
-    if canonical.row_kind not in (EXACT, UPPER):
-        return system.solve(diagonal + point.curvature / mu, g / mu, accuracy)
+    mu, mean, m = oracle.mu, 1.0 / canonical.n, canonical.m
     labels = system.labels
-    sizes = np.bincount(labels, minlength=canonical.m)
-    fixed = np.zeros(canonical.m, bool)
-    if canonical.row_kind == UPPER:
-        near = _NEAR * (oracle.gamma + 1.0 / mu) * mean
-        fixed = (point.alpha >= -near) & (g >= 0.0)
-        g[fixed] = 0.0
-        diagonal[fixed] = 1e14 * system.level
-        sizes[labels[fixed]] = 0  # held by a potential that does not move
-    totals = np.bincount(labels, weights=g, minlength=canonical.m)
-    free = sizes > 0
-    g[free[labels]] -= (totals / np.maximum(sizes, 1))[labels][free[labels]]
-    direction = system.solve(diagonal, g / mu, accuracy)
-    large = 2 * sizes > canonical.m
-    moved = free & (np.abs(totals) > 1e-12) & ~large
+    sizes = np.bincount(labels, minlength=m)
+    totals = np.bincount(labels, weights=point.gradient, minlength=m)
+    totals[labels[point.curvature > 0]] = 0.0  # the term of the rows balances these
+    balanced = point.gradient - (totals / np.maximum(sizes, 1))[labels]
+    diagonal = state.damping * system.level + point.curvature / mu
+    direction = system.solve(diagonal, balanced / mu, _ACCURACY)
+    moved = np.abs(totals) > 1e-12
+    if canonical.row_kind == EXACT:  # only differences count: the largest component may stay
+        moved &= 2 * sizes <= m
     step = state.shift * (oracle.gamma + 1.0 / mu) * mean
-    shifts = np.where(
-        moved, np.sign(totals) * step * np.minimum(1.0, np.abs(totals) / (0.1 * mean)), 0.0
-    )
-    if canonical.row_kind == UPPER:
-        for label in np.flatnonzero(free & large & (np.abs(totals) > 1e-12)):
-            # up to the bound, down like the others
-            room = -float(np.max(point.alpha[labels == label]))
-            shifts[label] = room if totals[label] > 0 else -step
-    direction += shifts[labels]
-    direction[fixed] = -point.alpha[fixed]
-    return direction
+    shares = np.sign(totals) * np.minimum(1.0, np.abs(totals) / (0.1 * mean))
+    return direction + np.where(moved, step * shares, 0.0)[labels]
 
 
 def _search(
-    canonical: Canonical, oracle: ProximalOracle, point: _Point, direction: Any
-) -> tuple[_Point | None, float]:
+    canonical: Canonical, state: ProximalState, oracle: ProximalOracle, point: _Point,
+    direction: Any,
+) -> tuple[_Point | None, float]:  # fmt: skip
     """Line search by the secant on the derivative; ``None`` if the value falls to the end."""
     t = 1.0
     size = abs(point.value) + float(canonical.a @ np.abs(point.alpha))
     other = point
     for _ in range(_TRIALS):
-        alpha = point.alpha + t * direction
-        if canonical.row_kind == UPPER:
-            alpha = np.minimum(alpha, 0.0)
-        move = alpha - point.alpha
-        other = _look(canonical, oracle, alpha)
+        move = t * direction
+        other = _look(canonical, state, oracle, point.alpha + move)
         before, after = float(point.gradient @ move), float(other.gradient @ move)
         rise = other.value - point.value
         if np.isfinite(other.value) and np.isfinite(after):
