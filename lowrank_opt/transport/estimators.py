@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from numbers import Integral, Real
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +12,7 @@ from sklearn.base import BaseEstimator, OneToOneFeatureMixin, TransformerMixin
 from sklearn.metrics import pairwise_distances_argmin
 from sklearn.utils.validation import check_array, check_is_fitted, validate_data
 
-from lowrank_opt.core.errors import ProblemError
+from lowrank_opt.core.errors import InfeasibleError, ProblemError
 from lowrank_opt.core.params import (
     COUNT,
     TOLERANCE,
@@ -39,7 +40,7 @@ _METHODS = ("auto", "ssnal", "ssn", "lbfgs", "adam", "sgd", "bcd")
 _REFERENCES = StrOptions({"normal", "uniform"})
 # Numbers in a block of costs.
 _BLOCK = 1 << 21
-_CONSTRAINTS = {
+_CONSTRAINTS: dict[str, list[Any]] = {
     "target": [None, _REFERENCES, "array"],
     "n_reference": [COUNT],
     "gamma": [Interval(Real, 0, None, closed="left")],
@@ -47,6 +48,7 @@ _CONSTRAINTS = {
     "out_of_sample": [StrOptions({"nearest", "potentials"})],
     "tol": [TOLERANCE],
     "max_iter": [None, Interval(Integral, 0, None, closed="left")],
+    "random_state": ["random_state"],
 }
 
 
@@ -60,16 +62,17 @@ class SparseOTMapper(CallbackSupportMixin, OneToOneFeatureMixin, TransformerMixi
     Parameters
     ----------
     target : array-like, {"normal", "uniform"} or None, default=None
-        Where to, when ``fit`` is not given target points: points of shape
-        (n_targets, n_features), or a reference sample of
-        the standard normal distribution or of the uniform one on the unit cube; the map to a
-        reference is a multivariate analogue of ranks. With it the second argument of ``fit``
-        may be labels, which are ignored: pipelines pass them to every step.
+        Where to: points of shape (n_targets, n_features), or a reference sample of the standard
+        normal distribution or of the uniform one on the unit cube; the map to a reference is a
+        multivariate analogue of ranks. With it ``fit`` ignores its second argument, so that
+        pipelines may pass labels to every step. ``None``: ``fit`` is given the target points.
     n_reference : int, default=256
         Points of a reference sample; scrambled Halton points.
     max_nnz : int or None, default=None
         Most target points of a source point (``axis=1``), or most source points of a target point
-        (``axis=0``); ``None``: no cap.
+        (``axis=0``); ``None``: no cap. Where no plan with the cap is found, a warning says so, and
+        the plan has more. ``solver=SparsityConstrainedOT(rounding="columns")`` keeps cap and
+        masses of the capped side always, at the price of the masses of the other side.
     gamma : float, default=0.01
         Strength of the quadratic term, at least 0.
     axis : {0, 1}, default=1
@@ -85,8 +88,10 @@ class SparseOTMapper(CallbackSupportMixin, OneToOneFeatureMixin, TransformerMixi
         Weight of that penalty.
     out_of_sample : {"nearest", "potentials"}, default="nearest"
         Images of points that were not fitted. "nearest": a point moves as the nearest fitted
-        one does. "potentials": a row of the plan is made for it from the potentials of the
-        other side, as if it had the mean mass of a point; without a cap that is continuous.
+        one that has mass does: the same step from there. "potentials": a row of the plan is made
+        for it from the potentials of the other side, as if it had the mean mass of a point: a
+        mean of at most `max_nnz` target points for ``axis=1``, of any number for ``axis=0``;
+        without a cap on it, that is continuous.
     method : str, default="auto"
         Method of :class:`~lowrank_opt.transport.SparsityConstrainedOT`.
     solver : Solver or None, default=None
@@ -120,12 +125,16 @@ class SparseOTMapper(CallbackSupportMixin, OneToOneFeatureMixin, TransformerMixi
 
     Notes
     -----
-    ``transform`` of the fitted points gives ``images_`` with "nearest"; with "potentials" it does
-    so to the tolerance, where no scores tie at the cap. ``inverse_transform`` is the map of the
-    same plan from the target to the source; the two do not undo each other.
+    ``transform`` of the fitted points gives ``images_`` with "nearest" (of a point that was given
+    twice, the image of one of them). With "potentials" it does so to the tolerance for points of
+    the same mass, without a cap or, for ``axis=1``, where no scores tie at the cap.
+    ``inverse_transform`` is the map of the same plan from the target to the source; the two do
+    not undo each other.
 
-    A point that is given twice is two places for mass: it is not the same as one point of twice
-    the weight, neither for the quadratic term nor for the cap.
+    A point of weight zero is as good as left out, but for the range of the costs that
+    ``gamma_scale="relative"`` counts in. A point that is given twice is two places for mass: it
+    is not the same as one point of twice the weight, neither for the quadratic term nor for the
+    cap.
 
     References
     ----------
@@ -184,6 +193,7 @@ class SparseOTMapper(CallbackSupportMixin, OneToOneFeatureMixin, TransformerMixi
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()
         tags.transformer_tags.preserves_dtype = ["float64", "float32"]
+        tags.target_tags.required = self.target is None
         return tags
 
     @with_callbacks
@@ -197,7 +207,7 @@ class SparseOTMapper(CallbackSupportMixin, OneToOneFeatureMixin, TransformerMixi
         X : array-like of shape (n_sources, n_features)
             Source points.
         y : array-like of shape (n_targets, n_features), or None, default=None
-            Target points. May be left out, or be labels, if `target` was given.
+            Target points. Ignored if the parameter `target` was given.
         sample_weight : array-like of shape (n_sources,) or None, default=None
             Masses of the source points, in any unit; ``None``: all the same.
         target_weight : array-like of shape (n_targets,) or None, default=None
@@ -219,13 +229,7 @@ class SparseOTMapper(CallbackSupportMixin, OneToOneFeatureMixin, TransformerMixi
         validate_parameters(type(self).__name__, self.get_params(deep=False), _CONSTRAINTS)
         X = validate_data(self, X, dtype=_FLOATS)
         Y = self._target_points(X, y)
-        problem = TransportProblem(
-            _shares("sample_weight", sample_weight, len(X)),
-            _shares("target_weight", target_weight, len(Y)),
-            X=X, Y=Y, metric=self.metric, gamma=self.gamma, max_nnz=self.max_nnz, axis=self.axis,
-            unbalanced=self.unbalanced, marginal_weight=self.marginal_weight,
-            gamma_scale=self.gamma_scale,
-        )  # fmt: skip
+        problem = self._problem(X, Y, sample_weight, target_weight)
         limit = {} if self.max_iter is None else {"max_iter": self.max_iter}
         solver = resolve_solver(
             self.method if self.solver is None else self.solver,
@@ -238,21 +242,40 @@ class SparseOTMapper(CallbackSupportMixin, OneToOneFeatureMixin, TransformerMixi
         )
         self.result_ = run_solver(self, solver, problem, X=X)
         self.plan_, self.n_iter_ = self.result_.x, max(1, self.result_.nit)
-        self.source_, self.target_, self._strength = X, Y, problem.strength
-        self.images_ = self._side(inverse=False)
-        self._preimages = self._side(inverse=True)
+        self.source_, self.target_ = X, Y
+        self._forward, self._backward = (_Map.of(self.plan_, problem, way) for way in (True, False))
+        self.images_ = self._forward.fitted(X, self.out_of_sample)
         return self
 
+    def _problem(self, X: Any, Y: Any, sample_weight: Any, target_weight: Any) -> TransportProblem:
+        try:
+            return TransportProblem(
+                _shares("sample_weight", sample_weight, len(X)),
+                _shares("target_weight", target_weight, len(Y)),
+                X=X, Y=Y, metric=self.metric, gamma=self.gamma, max_nnz=self.max_nnz,
+                axis=self.axis, unbalanced=self.unbalanced, marginal_weight=self.marginal_weight,
+                gamma_scale=self.gamma_scale,
+            )  # fmt: skip
+        except InfeasibleError as error:  # it speaks of rows and columns
+            raise InfeasibleError(
+                f"{type(self).__name__}.fit with n_samples={len(X)} (rows) and "
+                f"n_targets={len(Y)} (columns): {error}; or give unbalanced='kl'"
+            ) from error
+
     def _target_points(self, X: Any, y: Any) -> NDArray[Any]:
-        if y is not None and np.ndim(y) == 2:
-            return self._checked(y, "y", X)
         if self.target is None:
-            given = "no target points" if y is None else f"y with shape {np.shape(y)}"
-            raise ProblemError(
-                f"{type(self).__name__}.fit: got {given}; requires y to be passed, but the target "
-                "y is None or not a sample: give target points of shape (n_targets, "
-                f"{X.shape[1]}) as second argument, or as parameter target"
-            )
+            shape = f"(n_targets, {X.shape[1]})"
+            if y is None:
+                raise ProblemError(
+                    f"{type(self).__name__} requires y to be passed, but the target y is None: "
+                    f"give fit target points of shape {shape}, or the parameter target"
+                )
+            if np.asarray(y).ndim != 2:
+                raise ProblemError(
+                    f"y has shape {np.asarray(y).shape}; expected target points of shape {shape}. "
+                    "If y is labels, give the parameter target, such as target='normal'"
+                )
+            return self._checked(y, "y", X)
         if not isinstance(self.target, str):
             return self._checked(self.target, "target", X)
         from scipy.stats import norm, qmc
@@ -273,25 +296,6 @@ class SparseOTMapper(CallbackSupportMixin, OneToOneFeatureMixin, TransformerMixi
             )
         return Y
 
-    def _side(self, inverse: bool) -> NDArray[Any]:
-        """Images of the fitted points of one side."""
-        T = self.plan_.T if inverse else self.plan_
-        own, other = self.source_, self.target_
-        if inverse:
-            own, other = other, own
-        sums = np.asarray(T.sum(axis=1)).ravel()
-        images = np.asarray(T @ other.astype(np.float64))
-        images /= np.where(sums > 0, sums, 1.0)[:, None]
-        images = images.astype(own.dtype)
-        empty = sums <= 0
-        if empty.all():
-            raise ProblemError(
-                f"{type(self).__name__}: the plan carries no mass; give a larger marginal_weight"
-            )
-        if empty.any():
-            images[empty] = self._map(own[empty], own[~empty], images[~empty], inverse)
-        return images
-
     def transform(self, X: ArrayLike) -> NDArray[Any]:
         """Map points of the source side to the target side.
 
@@ -307,7 +311,7 @@ class SparseOTMapper(CallbackSupportMixin, OneToOneFeatureMixin, TransformerMixi
         """
         check_is_fitted(self)
         X = validate_data(self, X, dtype=_FLOATS, reset=False)
-        return self._map(X, self.source_, self.images_, inverse=False)
+        return self._forward(X, self.out_of_sample)
 
     def inverse_transform(self, X: ArrayLike) -> NDArray[Any]:
         """Map points of the target side to the source side, by the same plan.
@@ -323,44 +327,80 @@ class SparseOTMapper(CallbackSupportMixin, OneToOneFeatureMixin, TransformerMixi
             Images, see `out_of_sample`. This is not the inverse function of ``transform``.
         """
         check_is_fitted(self)
-        X = self._checked(X, "X", self.source_)
-        return self._map(X, self.target_, self._preimages, inverse=True)
+        points = check_array(X, dtype=_FLOATS, input_name="X")
+        if points.shape[1] != self.n_features_in_:
+            raise ProblemError(
+                f"X has {points.shape[1]} features, but {type(self).__name__} is expecting "
+                f"{self.n_features_in_} features as input"
+            )
+        return self._backward(points, self.out_of_sample)
 
-    def _map(self, X: Any, fitted: Any, images: Any, inverse: bool) -> NDArray[Any]:
-        if self.out_of_sample == "nearest":
-            near = pairwise_distances_argmin(X, fitted.astype(X.dtype, copy=False))
-            moved = images[near] + (X - fitted[near])
-            # What was fitted gets its image to the last bit.
-            same = (fitted[near] == X).all(axis=1)
-            return np.where(same[:, None], images[near], moved).astype(X.dtype)
-        other, potentials = self.target_, self.plan_.beta
-        capped = self.axis == 1
-        if inverse:
-            other, potentials, capped = self.source_, self.plan_.alpha, not capped
-        points = other.astype(np.float64)
-        # The mass of a row of the plan: the mean of those that there are.
-        sums = np.asarray(self.plan_.sum(axis=0 if inverse else 1)).ravel()
-        mass = float(np.mean(sums[sums > 0]))
+
+@dataclass(frozen=True, eq=False)
+class _Map:
+    """The map of a plan from one side, called own, to the other.
+
+    Only points that have mass are in it, `live` of the own side. `images` are those of `own`,
+    `scale` is the strength of the quadratic term times the mean mass, `cap` the most points that
+    an image is made of.
+    """
+
+    live: Any
+    own: Any
+    images: Any
+    other: Any
+    potentials: Any
+    scale: float
+    cap: int
+    metric: str
+
+    @classmethod
+    def of(cls, plan: Any, problem: TransportProblem, forward: bool) -> _Map:
+        sides = (problem.X, problem.a, plan.alpha), (problem.Y, problem.b, plan.beta)
+        (own, _, _), (other, masses, potentials) = sides if forward else sides[::-1]
+        T = plan if forward else plan.T
+        sums = np.asarray(T.sum(axis=1, dtype=np.float64)).ravel()
+        live = sums > 0
+        images = np.asarray(T @ other.astype(np.float64))[live] / sums[live, None]
+        capped = problem.axis == (1 if forward else 0)
+        return cls(
+            live=live, own=own[live], images=images, other=other[masses > 0].astype(np.float64),
+            potentials=potentials[masses > 0], scale=problem.strength * float(sums[live].mean()),
+            cap=problem.cap if capped else len(other), metric=problem.metric,
+        )  # fmt: skip
+
+    def __call__(self, X: Any, out_of_sample: str) -> NDArray[Any]:
+        move = self._with_the_nearest if out_of_sample == "nearest" else self._by_potentials
         out = np.empty(X.shape, X.dtype)
-        width = max(1, _BLOCK // len(points))
+        width = max(1, _BLOCK // max(len(self.other), X.shape[1]))
         for first in range(0, len(X), width):
-            block = X[first : first + width].astype(np.float64)
-            scores = potentials - cdist(block, points, self.metric)
-            out[first : first + width] = self._rows(scores, mass, capped) @ points
+            out[first : first + width] = move(X[first : first + width].astype(np.float64))
         return out
 
-    def _rows(self, scores: Any, mass: float, capped: bool) -> NDArray[Any]:
-        """Rows of the plan, divided by their mass, that fit the potentials of the columns."""
-        k = scores.shape[1] if self.max_nnz is None or not capped else int(self.max_nnz)
-        if self._strength * mass == 0.0:
-            rows = np.zeros_like(scores)
-            rows[np.arange(len(rows)), np.argmax(scores, axis=1)] = 1.0
-            return rows
-        scores = scores - scores.max(axis=1, keepdims=True)
-        shares: NDArray[Any] = sparse_simplex_projection(
-            scores / (self._strength * mass), k, axis=1
-        )
-        return shares
+    def fitted(self, X: Any, out_of_sample: str) -> NDArray[Any]:
+        """Images of all points of the own side, of those without mass as of new ones."""
+        images = np.empty(X.shape, X.dtype)
+        images[self.live] = self.images
+        images[~self.live] = self(X[~self.live], out_of_sample)
+        return images
+
+    def _with_the_nearest(self, X: Any) -> NDArray[Any]:
+        own = self.own.astype(np.float64)
+        # The distances come from inner products, which lose digits far from the origin.
+        center = own.mean(axis=0)
+        near = pairwise_distances_argmin(X - center, own - center)
+        images: NDArray[Any] = self.images[near] + (X - own[near])
+        return images
+
+    def _by_potentials(self, X: Any) -> NDArray[Any]:
+        scores = self.potentials - cdist(X, self.other, self.metric)
+        scores -= scores.max(axis=1, keepdims=True)
+        if self.scale == 0.0:
+            return self.other[scores.argmax(axis=1)]
+        # Shares are 0 from `scale` below the largest score on: nothing may overflow there.
+        scores = np.maximum(scores, -2.0 * self.scale) / self.scale
+        images: NDArray[Any] = sparse_simplex_projection(scores, self.cap, axis=1) @ self.other
+        return images
 
 
 def _shares(name: str, weight: Any, size: int) -> NDArray[Any] | None:
@@ -370,10 +410,13 @@ def _shares(name: str, weight: Any, size: int) -> NDArray[Any] | None:
     weight = check_array(weight, dtype=np.float64, ensure_2d=False, input_name=name)
     if weight.shape != (size,):
         raise ProblemError(f"{name} has shape {weight.shape}; expected ({size},), one each")
-    if (weight < 0).any() or not weight.any():
+    if (weight < 0).any():
+        first = int(np.argmax(weight < 0))
         raise ProblemError(
-            f"{name} has least entry {weight.min():g} and total {weight.sum():g}; weights must be "
-            "at least 0 with a positive total"
+            f"{name}[{first}] = {weight[first]:g} is negative; weights must be at least 0"
         )
+    if not weight.any():
+        raise ProblemError(f"{name} is zero for all points; give some point a positive weight")
+    weight = weight / weight.max()  # so that the total does not overflow
     shares: NDArray[Any] = weight / weight.sum()
     return shares
