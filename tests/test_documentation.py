@@ -14,7 +14,13 @@ ROOT = Path(__file__).resolve().parents[1]
 
 
 @pytest.mark.parametrize(
-    "page", ["README.md", "docs/get_started.md", "docs/user_guide/robust_recovery.md"]
+    "page",
+    [
+        "README.md",
+        "docs/get_started.md",
+        "docs/user_guide/robust_recovery.md",
+        "docs/user_guide/sparse_transport.md",
+    ],
 )
 def test_python_code_in_the_prose_runs(page):
     blocks = re.findall(r"```python\n(.*?)```", (ROOT / page).read_text(encoding="utf-8"), re.S)
