@@ -43,7 +43,7 @@ _CURES = {
     Status.TIME_LIMIT: "Raise the solver's max_time, or tol, or look at result_.",
     Status.STALLED: (
         "More iterations do not help: raise tol if result_.certificate is good enough, or try "
-        "another rank or method."
+        "other parameters."
     ),
 }
 _CURE = "The model is the last one that is finite: check the data, or try another method."

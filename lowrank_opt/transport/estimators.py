@@ -131,10 +131,9 @@ class SparseOTMapper(CallbackSupportMixin, OneToOneFeatureMixin, TransformerMixi
     ``inverse_transform`` is the map of the same plan from the target to the source; the two do
     not undo each other.
 
-    A point of weight zero is as good as left out, but for the range of the costs that
-    ``gamma_scale="relative"`` counts in. A point that is given twice is two places for mass: it
-    is not the same as one point of twice the weight, neither for the quadratic term nor for the
-    cap.
+    A point of weight zero is as good as left out. A point that is given twice is two places for
+    mass: it is not the same as one point of twice the weight, neither for the quadratic term nor
+    for the cap.
 
     References
     ----------

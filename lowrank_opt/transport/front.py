@@ -154,9 +154,9 @@ class TransportGradients(NamedTuple):
 
 
 def ot_value_and_grad(
-    a: ArrayLike | None,
-    b: ArrayLike | None,
     C: Any = None,
+    a: ArrayLike | None = None,
+    b: ArrayLike | None = None,
     *,
     X: Any = None,
     Y: Any = None,
@@ -177,10 +177,10 @@ def ot_value_and_grad(
 
     Parameters
     ----------
-    a, b : array-like of shape (m,) and (n,), or None
-        Masses; ``None``: the same everywhere, of total 1.
     C : array-like or scipy sparse of shape (m, n), or None, default=None
         Costs.
+    a, b : array-like of shape (m,) and (n,), or None, default=None
+        Masses; ``None``: the same everywhere, of total 1.
     X, Y : array-like of shape (m, d) and (n, d), or None, default=None
         Points instead of `C`.
     max_nnz : int or None, default=None
@@ -223,7 +223,7 @@ def ot_value_and_grad(
     >>> import numpy as np
     >>> from lowrank_opt.transport import ot_value_and_grad
     >>> C = np.array([[0.0, 1.0], [1.0, 0.0]])
-    >>> out = ot_value_and_grad(None, None, C, gamma=1.0)
+    >>> out = ot_value_and_grad(C, gamma=1.0)
     >>> round(out.value, 6), round(out.grad_gamma, 6), out.grad_C.toarray().round(6).tolist()
     (0.25, 0.25, [[0.5, 0.0], [0.0, 0.5]])
     """

@@ -111,20 +111,26 @@ class TransportPlan(sp.csc_array):
         options = {name: fields[name] for name in ("alpha", "beta", "relaxed")}
         return cls(parts, shape=tuple(fields["shape"]), **options)
 
-    def counts(self, threshold: float = 1e-12) -> Any:
-        """Return the number of nonzeros of every column.
+    def counts(self, threshold: float = 1e-12, axis: int = 0) -> Any:
+        """Return the number of nonzeros of every column or row.
 
         Parameters
         ----------
         threshold : float, default=1e-12
-            Entries up to this part of their column's sum count as zero.
+            Entries up to this part of the sum of their column (row) count as zero.
+        axis : {0, 1}, default=0
+            Of every column (0), or of every row (1); as in
+            :class:`~lowrank_opt.transport.TransportProblem`.
 
         Returns
         -------
-        ndarray of int64, of shape (n_targets,)
+        ndarray of int64, of shape (n_targets,) or (n_sources,)
             Counts.
         """
-        owner = np.repeat(np.arange(self.shape[1]), np.diff(self.indptr))
-        sums = np.bincount(owner, weights=np.abs(self.data), minlength=self.shape[1])
+        size = self.shape[1 - axis]
+        owner = self.indices
+        if axis == 0:
+            owner = np.repeat(np.arange(size), np.diff(self.indptr))
+        sums = np.bincount(owner, weights=np.abs(self.data), minlength=size)
         kept = np.abs(self.data) > threshold * sums[owner]
-        return np.bincount(owner[kept], minlength=self.shape[1])
+        return np.bincount(owner[kept], minlength=size)

@@ -349,16 +349,16 @@ class TransportProblem(Problem):
         return float(self.gamma) * self._cost_range() / float(np.mean(masses[masses > 0]))
 
     def _cost_range(self) -> float:
-        if self.C is not None:
-            values = self.C if isinstance(self.C, np.ndarray) else self.C.data
-            finite = values[np.isfinite(values)]
-            return float(finite.max() - finite.min()) if finite.size else 0.0
+        """Range of the finite costs between positive masses."""
         low, high, sides = np.inf, -np.inf, self._oriented
         width = max(1, (1 << 21) // len(sides.a))
         for first in range(0, len(sides.b), width):
-            block = sides.block(first, min(first + width, len(sides.b)))
-            low, high = min(low, float(block.min())), max(high, float(block.max()))
-        return high - low
+            last = min(first + width, len(sides.b))
+            block = sides.block(first, last)[sides.b[first:last] > 0][:, sides.a > 0]
+            block = block[np.isfinite(block)]
+            if block.size:
+                low, high = min(low, float(block.min())), max(high, float(block.max()))
+        return max(high - low, 0.0)
 
     @property
     def row_kind(self) -> str:

@@ -274,8 +274,9 @@ class SparsityConstrainedOT(Solver):
             alpha, tau, *parts = state.best
             plan, residual = tuple(parts), state.best_residual
         relaxed = problem.lift(alpha, plan, tau)
+        above = relaxed.counts(axis=problem.axis).max() > problem.cap
         wanted = status is Status.CONVERGED or self.rounding == "columns"
-        if self.rounding == "none" or not wanted or relaxed.counts().max() <= problem.cap:
+        if self.rounding == "none" or not wanted or not above:
             return relaxed, residual
         return self._rounded(problem, state, alpha, tau, plan, relaxed), residual
 

@@ -217,7 +217,7 @@ def test_inputs_are_not_changed():
     for array in (C, a, b):
         array.flags.writeable = False
     sparse_ot(C, a, b)
-    ot_value_and_grad(a, b, C, max_nnz=3)
+    ot_value_and_grad(C, a, b, max_nnz=3)
 
 
 # -- value and gradients --------------------------------------------------------------------------
@@ -247,10 +247,10 @@ def test_gradients_are_those_of_central_differences(case):
         warnings.simplefilter("ignore", AccuracyWarning)
 
         def value(a=a, b=b, C=C, gamma=options["gamma"]):
-            out = ot_value_and_grad(a, b, C, **{**options, "gamma": gamma}, tol=1e-10)
+            out = ot_value_and_grad(C, a, b, **{**options, "gamma": gamma}, tol=1e-10)
             return 0.5 * (out.value + out.result.relaxed_value)
 
-        out = ot_value_and_grad(a, b, C, **options, tol=1e-10)
+        out = ot_value_and_grad(C, a, b, **options, tol=1e-10)
         assert isinstance(out.grad_C, sp.csc_array)
         assert not isinstance(out.grad_C, TransportPlan)
         h = 1e-4
@@ -270,9 +270,9 @@ def test_gradients_are_those_of_central_differences(case):
 
 def test_both_masses_may_change_together():
     C, a, b = data(6, 5, seed=2)
-    out = ot_value_and_grad(a, b, C, max_nnz=3)
+    out = ot_value_and_grad(C, a, b, max_nnz=3)
     up, down = (
-        ot_value_and_grad(a * (1 + h), b * (1 + h), C, max_nnz=3).value for h in (1e-4, -1e-4)
+        ot_value_and_grad(C, a * (1 + h), b * (1 + h), max_nnz=3).value for h in (1e-4, -1e-4)
     )
     np.testing.assert_allclose(out.grad_a @ a + out.grad_b @ b, (up - down) / 2e-4, atol=1e-5)
 
@@ -281,7 +281,7 @@ def test_value_of_a_cap_of_one_is_closed():
     """D_1 is the linear program plus gamma/2 times the squared masses of the targets."""
     C, a, b = data(5, 8)
     with pytest.warns(AccuracyWarning, match="max_nnz=1: 8 places"):
-        out = ot_value_and_grad(a, b, C, max_nnz=1, gamma=0.3, start="zero")
+        out = ot_value_and_grad(C, a, b, max_nnz=1, gamma=0.3, start="zero")
     np.testing.assert_allclose(out.value, linear_program(C, a, b).fun + 0.15 * b @ b, atol=1e-7)
     np.testing.assert_allclose(out.grad_gamma, 0.5 * b @ b, rtol=1e-6)
 
@@ -290,7 +290,7 @@ def test_gradients_take_no_rounding_and_no_relative_gamma():
     C, a, b = data()
     for name, value in (("rounding", "qp"), ("gamma_scale", "relative")):
         with pytest.raises(TypeError, match=f"does not take {name}"):
-            ot_value_and_grad(a, b, C, **{name: value})
+            ot_value_and_grad(C, a, b, **{name: value})
 
 
 # -- the path -------------------------------------------------------------------------------------

@@ -246,11 +246,6 @@ def test_the_cap_counts_what_axis_says(m, n, axis):
     assert np.count_nonzero(mapper.plan_.toarray(), axis=1 - axis).max() > 2  # 20 points for 8
 
 
-@pytest.mark.xfail(
-    strict=False,
-    reason="SparsityConstrainedOT looks at the columns to see whether a plan has to be rounded, "
-    "also where the rows are capped",
-)
 def test_the_cap_holds_where_columns_are_short():
     X, Y, _ = clouds(3, 12)
     mapper = SparseOTMapper(max_nnz=2, unbalanced="kl", random_state=0).fit(X, Y)

@@ -242,3 +242,23 @@ def test_common_checks_of_problems():
     other = TransportProblem(a, b, C + 1.0, max_nnz=3)
     check_problem(problem, *points, other=other)
     assert isinstance(problem, HasTransport)
+
+
+@pytest.mark.parametrize("form", ["matrix", "points", "list"])
+def test_the_relative_scale_is_that_of_positive_masses(form):
+    X, Y = np.array([[0.0], [1.0], [50.0]]), np.array([[0.0], [2.0], [-70.0]])
+    C = (X - Y.T) ** 2
+    data = {"matrix": {"C": C}, "points": {"X": X, "Y": Y}, "list": {"C": sp.csc_array(C + 1.0)}}
+    a, b = [0.5, 0.5, 0.0], [0.25, 0.75, 0.0]
+    problem = TransportProblem(a, b, **data[form], gamma=0.1, gamma_scale="relative")
+    assert problem.strength == pytest.approx(0.1 * 4.0 / 0.5)
+
+
+@pytest.mark.parametrize("threshold", [1e-12, 0.3])
+def test_counts_of_columns_and_of_rows(threshold):
+    T = np.array([[0.5, 0.0, 0.0], [0.1, 0.2, 1e-14], [0.0, 0.2, 0.4], [0.0, 0.4, 0.0]])
+    plan = TransportPlan(T)
+    columns = (threshold * T.sum(axis=0) < T).sum(axis=0)
+    rows = (threshold * T.sum(axis=1)[:, None] < T).sum(axis=1)
+    np.testing.assert_array_equal(plan.counts(threshold), columns)
+    np.testing.assert_array_equal(plan.counts(threshold, axis=1), rows)
