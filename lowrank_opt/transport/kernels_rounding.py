@@ -12,7 +12,7 @@ from numba import njit
 
 from lowrank_opt.transport.kernels_costs import column_scores, pair_cost
 
-__all__ = ["costs_of", "exchange", "nearest_pairs", "repack", "span"]
+__all__ = ["costs_of", "exchange", "join_columns", "nearest_pairs", "repack", "shake", "span"]
 
 # An exchange has to gain this much of the size of what it changes.
 _GAIN = 1e-11
@@ -319,8 +319,103 @@ def _random(state):
 
 
 @njit(cache=True, error_model="numpy", nogil=True)
-def _pack(costs, amounts, masses, cap, strength, noise, tiny, state, left, order, flow, limit):
+def join_columns(seed, row, col, ptr, close, by_row, row_ptr, t, n, is_in, chosen):
+    """Write columns around column `seed`, breadth first; return their number.
+
+    A column leads to those with flow in one of its rows: the rows in which it has flow, and those
+    of its arcs that are `close`. ``by_row[row_ptr[i] .. row_ptr[i + 1] - 1]`` are the arcs of row
+    i; columns from `n` on do not count. ``is_in`` holds marks of earlier seeds.
+
+    Cost: a look at the arcs of the rows that are met.
+    """
+    chosen[0], is_in[seed] = seed, seed
+    size, place = 1, 0
+    while place < size and size < chosen.size:
+        j = chosen[place]
+        place += 1
+        for e in range(ptr[j], ptr[j + 1]):
+            if not (close[e] or t[e] > 0.0):
+                continue
+            for q in range(row_ptr[row[e]], row_ptr[row[e] + 1]):
+                other = col[by_row[q]]
+                new = t[by_row[q]] > 0.0 and other < n and is_in[other] != seed
+                if new and size < chosen.size:
+                    is_in[other], chosen[size] = seed, other
+                    size += 1
+    return size
+
+
+@njit(cache=True, error_model="numpy", nogil=True)
+def shake(
+    row, col, ptr, r, strength, cap, tiny, price, bonus, tries, seed, t, parent, link, intree,
+    degree,
+):  # fmt: skip
+    """Improve a plan within the caps by exchanges from plans that random pairs are pushed into.
+
+    A random arc gets cheaper if it is empty, dearer if not, by up to `bonus`, and exchanges
+    follow at parts of `price`; then it has its own cost again, and exchanges at prices from
+    `price` on follow until the caps hold. What is not better than before is undone. The rest is
+    as in :func:`exchange`.
+
+    Returns the number of improvements.
+
+    Cost: some calls of `exchange` a try.
+    """
+    state = np.full(1, np.uint64(seed * 2654435761 + 88172645463325252), np.uint64)
+    value = _objective(r, strength, col, t)
+    old = t.copy(), parent.copy(), link.copy(), intree.copy(), degree.copy()
+    better = 0
+    for trial in range(tries):
+        e = int(_random(state) * t.size)
+        own = r[e]
+        push = bonus * _random(state)
+        r[e] += push if t[e] > 0.0 else -push
+        exchange(
+            row, col, ptr, r, strength, cap, tiny, price * 0.1 ** (trial % 3), 2, t, parent, link,
+            intree, degree,
+        )  # fmt: skip
+        r[e] = own
+        rising = price
+        for _ in range(4):
+            exchange(
+                row, col, ptr, r, strength, cap, tiny, rising, 4, t, parent, link, intree, degree
+            )
+            if not np.any(degree > cap):
+                break
+            rising *= 8.0
+        other = np.inf
+        if not np.any(degree > cap):
+            exchange(
+                row, col, ptr, r, strength, cap, tiny, -price, 8, t, parent, link, intree, degree
+            )
+            other = _objective(r, strength, col, t)
+        if other < value - 1e-9 * abs(value):
+            value = other
+            better += 1
+            old[0][:], old[1][:], old[2][:], old[3][:] = t, parent, link, intree
+            old[4][:] = degree
+        else:
+            t[:], parent[:], link[:], intree[:] = old[0], old[1], old[2], old[3]
+            degree[:] = old[4]
+    return better
+
+
+@njit(cache=True, error_model="numpy", nogil=True)
+def _objective(r, strength, col, t):
+    total = 0.0
+    for e in range(t.size):
+        total += (r[e] + 0.5 * strength[col[e]] * t[e]) * t[e]
+    return total
+
+
+@njit(cache=True, error_model="numpy", nogil=True)
+def _pack(
+    costs, amounts, masses, cap, strength, noise, spread, tiny, state, left, order, flow, limit
+):  # fmt: skip
     """Fill columns one after the other with at most `cap` entries each, at random.
+
+    The heavier come first, roughly: their masses count times random numbers between 1 and
+    ``1 - spread``. Light columns find a place at the end, heavy ones may not.
 
     ``costs[p, q]``: of row p and column q; ``amounts[p]`` what a row has, ``masses[q]`` what a
     column needs. An entry either finishes its row or its column, so that the number of entries
@@ -336,7 +431,11 @@ def _pack(costs, amounts, masses, cap, strength, noise, tiny, state, left, order
     total = 0.0
     open_rows = rows
     for place in range(columns):
-        other = place + int(_random(state) * (columns - place))
+        other, heaviest = place, -1.0
+        for p in range(place, columns):
+            mass = masses[order[p]] * (1.0 - spread * _random(state))
+            if mass > heaviest:
+                other, heaviest = p, mass
         order[place], order[other] = order[other], order[place]
         q = order[place]
         need = masses[q]
@@ -344,6 +443,14 @@ def _pack(costs, amounts, masses, cap, strength, noise, tiny, state, left, order
         slots = cap
         while need > tiny:
             best, best_p = np.inf, -1
+            # a last entry must be able to finish the column: of the row with the most left, or
+            # of the next if that row itself comes before
+            first, second = 0.0, 0.0
+            for p in range(rows):
+                if left[p] > first:
+                    first, second = left[p], first
+                else:
+                    second = max(second, left[p])
             for p in range(rows):
                 have = left[p]
                 if have <= 0.0:
@@ -351,8 +458,10 @@ def _pack(costs, amounts, masses, cap, strength, noise, tiny, state, left, order
                 if have >= need - tiny:
                     if abs(have - need) > tiny and slots - 1 > spare:
                         continue
-                elif slots == 1:
-                    continue
+                else:
+                    rest = second if have == first else first
+                    if slots == 1 or (slots == 2 and rest < need - have - tiny):
+                        continue
                 price = costs[p, q] + noise * _random(state)
                 if price < best:
                     best, best_p = price, p
@@ -444,13 +553,14 @@ def repack(
     head, following = np.empty(m, np.int64), np.empty((n, width), np.int64)
     is_in, order = np.full(n, -1, np.int64), np.empty(min(n, largest), np.int64)
     chosen = np.empty(largest, np.int64)
-    room = largest * width
+    room = min(largest * width, m)
     rows, place = np.empty(room, np.int64), np.full(m, -1, np.int64)
     costs, flow, best_flow = (
         np.empty((room, largest)), np.empty((room, largest)), np.empty((room, largest)),
     )  # fmt: skip
     amounts, masses = np.empty(room), np.empty(largest)
     left, turns = np.empty(room), np.empty(largest, np.int64)
+    spreads = (1.0, 0.6, 0.2)
     remaining = 0
     for start in range(n):
         if count[start] <= cap:
@@ -499,7 +609,7 @@ def repack(
                     level = noise * 4.0 ** (trial % 5 - 3)
                     found = _pack(
                         costs[:row_count, :size], amounts[:row_count], masses[:size], cap,
-                        strength, level, 1e-13 * smallest, state, left, turns,
+                        strength, level, spreads[trial % 3], 1e-13 * smallest, state, left, turns,
                         flow[:row_count, :size], best,
                     )  # fmt: skip
                     if found < best:

@@ -25,8 +25,10 @@ from lowrank_opt.transport.kernels_functions import project_rows
 from lowrank_opt.transport.kernels_rounding import (
     costs_of,
     exchange,
+    join_columns,
     nearest_pairs,
     repack,
+    shake,
     span,
 )
 
@@ -45,10 +47,25 @@ _PER_COLUMN, _PER_ROW, _ALL_PAIRS = 16, 4, 4096
 _PRICE, _RISE, _PRICES, _SWEEPS = 1e-4, 4.0, 5, 8
 # Neighbourhoods that are packed anew: packings of every size and largest size, one after the
 # other.
-_PACKINGS = ((200, 40), (1000, 40), (400, 120))
-# A gap above this part of the value is worth an improvement; rounds of it; further starts on
-# problems with all pairs.
-_GAP, _ROUNDS, _STARTS = 1e-3, 10, (1e-2, 1.0, 1e-6)
+_PACKINGS = ((200, 40), (1000, 40), (400, 120), (15, 2000))
+# Gathering: first prices of the mass outside the k largest entries of a column against the mean
+# cost, factor, rounds, and rounds without fewer entries too many before it ends.
+_PULLS, _GROWTH, _GATHERINGS, _WAIT = (0.5, 3.0, 0.1), 2.0, 10, 3
+# Residual of all but the last of these programs.
+_ROUGH = 1e-4
+# Price of an entry too many after gathering: what is there is not given up again.
+_FIRM = 1.0
+# A gap above this part of the value is worth an improvement; prices of further starts on problems
+# with all pairs.
+_GAP, _STARTS = 1e-3, (1e-2, 1.0, 1e-6)
+# Nodes of branch and bound, where nothing else has found a plan.
+_NODES = 1000
+# Exchanges are enough where the entries are this many times the cycles of the support.
+_FEW = 50
+# Rounds of improvement, and the part of the gap that one has to close for another to follow;
+# columns of a neighbourhood and tries in it, tries times pairs on problems with all pairs, largest
+# push of a pair against the mean cost, pairs without flow that lead to neighbours.
+_ROUNDS, _WORTH, _COLUMNS, _TRIES, _WORK, _PUSH, _LINKS = 3, 0.1, 7, 20, 60_000, 6.0, 3
 
 
 @dataclass(frozen=True, eq=False)
@@ -148,15 +165,23 @@ def solve_on_support(
     tuple of ndarray or None, ndarray of shape (m,)
         The plan, ``None`` if the program was not solved, and potentials.
     """
+    indptr, indices, _ = plan
+    owner = np.repeat(np.arange(canonical.n), np.diff(indptr))
+    cost = SparseCost(indptr, indices, costs_of(canonical.cost, indices, owner), canonical.m)
+    return _program(canonical, cost, alpha, plan, tol, deadline)
+
+
+def _program(
+    canonical: Canonical, cost: SparseCost, alpha: Any, plan: Any, tol: float, deadline: float
+) -> tuple[tuple[Any, Any, Any] | None, Any]:
+    """Plan and potentials of the problem with other costs and no cap; see above."""
     from lowrank_opt.transport import ssnal
     from lowrank_opt.transport.sparsity_constrained import SparsityConstrainedOT
 
-    indptr, indices, values = plan
-    owner = np.repeat(np.arange(canonical.n), np.diff(indptr))
-    cost = SparseCost(indptr, indices, costs_of(canonical.cost, indices, owner), canonical.m)
     view = dataclasses.replace(canonical, cost=cost, k=canonical.m)
-    solver = SparsityConstrainedOT(tol=tol, start="zero")
-    state = ssnal.init(solver, view, (alpha, (indptr, indices, values)))
+    left = None if math.isinf(deadline) else max(deadline - time.perf_counter(), 1e-3)
+    solver = SparsityConstrainedOT(tol=tol, start="zero", max_time=left)
+    state = ssnal.init(solver, view, (alpha, plan))
     while state.residual > tol and state.nit < 40 and not state.stalled:
         if time.perf_counter() >= deadline:
             break
@@ -174,7 +199,7 @@ class _Search:
     ) -> None:
         self.canonical, self.tol, self.deadline = canonical, tol, deadline
         self.alpha, self.tau, self.plan = alpha, tau, plan
-        self.rounds = 0
+        self.rounds, self.packed = 0, False
         self.upper = canonical.row_kind == UPPER
         columns = canonical.n + self.upper  # what rows have left is a column of its own
         self.cap = np.full(columns, canonical.k)
@@ -190,31 +215,38 @@ class _Search:
         from lowrank_opt.transport.oracle import SemidualOracle
 
         bound = float(SemidualOracle(self.canonical).evaluate(self.alpha).value)
-        best = self._from_start(self.plan, _PRICE)
         small = self.canonical.n * self.canonical.m <= _ALL_PAIRS
-        starts = [self.plan] if best is not None else []
-        if best is None or (small and self._gap(best, bound)):
-            vertex = self._vertex()
-            starts += [] if vertex is None else [vertex]
-            prices = (_PRICE, *_STARTS) if small else (_PRICE,)
-            for start in starts:
-                for price in prices:
-                    if self._late() or (best is not None and not self._gap(best, bound)):
-                        break
-                    if start is self.plan and price == _PRICE:
-                        continue
-                    other = self._from_start(start, price)
-                    if other is not None and self._less(other, best):
-                        best = other
-        while best is not None and self.rounds < _ROUNDS and not self._late():
-            again = self._polish(best)
-            if again is None:
+        best = None
+        for start, price in self._starts(small):
+            if self._late() or (best is not None and not self._gap(best, bound)):
                 break
-            saved = _value(self.canonical, best) - _value(self.canonical, again)
+            if best is not None and not small and (self.packed or price != _FIRM):
+                break
+            if best is not None and math.isinf(price):
+                break
+            other = self._from_start(start(), price)
+            if other is not None:
+                best = other if self._less(other, best) else best
+        for _ in range(_ROUNDS):
+            if best is None or self._late() or not self._gap(best, bound):
+                break
+            again = self._polish(best, improve=True)
+            before, after = (_value(self.canonical, x) - bound for x in (best, again))
             best = again
-            if saved <= 1e-9 * self.unit * self.canonical.n or not self._gap(best, bound):
+            if not after <= (1.0 - _WORTH) * before:
                 break
-        return best
+        return None if best is None else self._polish(best)
+
+    def _starts(self, small: bool) -> Any:
+        """Plans, as functions, with the price of an entry too many to begin with."""
+        if self.canonical.gamma > 0:
+            for pull in _PULLS:
+                yield lambda pull=pull: self._gather(pull), _FIRM
+        for start in (lambda: self.plan, self._vertex):
+            for price in (_PRICE, *_STARTS) if small else (_PRICE,):
+                yield start, price
+        if small:
+            yield self._integer, math.inf
 
     def _late(self) -> bool:
         return time.perf_counter() >= self.deadline
@@ -225,17 +257,55 @@ class _Search:
     def _less(self, plan: Any, best: Any) -> bool:
         return best is None or _value(self.canonical, plan) < _value(self.canonical, best)
 
+    def _gather(self, pull: float) -> tuple[Any, Any, Any] | None:
+        """Plan of programs in which all but the k largest entries of a column cost more.
+
+        The penalty, mass less the sum of the k largest entries, is a difference of convex
+        functions that is 0 just for plans within the cap.
+        """
+        view, plan, alpha = self.canonical, self.plan, self.alpha
+        arcs = _Arcs(self, alpha, self.tau, plan)
+        live = arcs.col < view.n
+        row, col, r, t = arcs.row[live], arcs.col[live], arcs.r[live], arcs.t[live]
+        ptr = arcs.ptr[: view.n + 1]
+        costs = costs_of(view.cost, row, col)
+        price, least, idle = pull * self.unit * view.n, len(t), 0
+        cost, fine = None, 0.1 * self.tol
+        for _ in range(_GATHERINGS):
+            order = np.lexsort((r, -t, col))
+            beyond = np.zeros(len(t), bool)
+            beyond[order] = np.arange(len(t)) - ptr[col] >= view.k
+            excess = int(np.count_nonzero(t[beyond]))
+            least, idle = (excess, 0) if excess < least else (least, idle + 1)
+            if excess == 0 or idle == _WAIT or self._late():
+                break
+            cost = SparseCost(ptr, row, costs + price * beyond, view.m)
+            other, alpha = _program(view, cost, alpha, plan, max(_ROUGH, fine), self.deadline)
+            if other is None:
+                return None
+            plan = other
+            owner = np.repeat(np.arange(view.n), np.diff(plan[0]))
+            t = np.zeros(len(t))
+            t[np.searchsorted(col * view.m + row, owner * view.m + plan[1])] = plan[2]
+            price *= _GROWTH
+        if cost is None:
+            return plan
+        return _program(view, cost, alpha, plan, fine, self.deadline)[0]
+
     def _from_start(self, plan: Any, price: float) -> tuple[Any, Any, Any] | None:
         """Plan within the cap by exchanges at rising prices, then by repacking."""
+        if plan is None:
+            return None
         arcs = _Arcs(self, self.alpha, self.tau, plan)
         self.rounds += 1
         price *= self.unit
         for _ in range(_PRICES):
-            arcs.exchange(price)
             if arcs.excess() == 0 or self._late():
                 break
+            arcs.exchange(price)
             price *= _RISE
         if arcs.excess() and not self.upper:
+            self.packed = True
             noise = 4.0 * float(np.median(np.abs(arcs.r)))
             arcs.repack(noise)
         for _ in range(_PRICES):
@@ -248,11 +318,11 @@ class _Search:
         arcs.exchange(-price)
         return arcs.plan()
 
-    def _polish(self, plan: Any) -> tuple[Any, Any, Any] | None:
+    def _polish(self, plan: Any, improve: bool = False) -> tuple[Any, Any, Any]:
         """Best values on the support, then exchanges with pairs by the new potentials."""
         self.rounds += 1
         alpha, tau = self.alpha, self.tau
-        if self.canonical.gamma > 0:
+        if self.canonical.gamma > 0 and _FEW * self._cycles(plan) > len(plan[1]):
             rows = np.bincount(plan[1], weights=plan[2], minlength=self.canonical.m)
             view = self.canonical
             if not self.upper:  # the sums that the plan has: the program is feasible
@@ -271,7 +341,24 @@ class _Search:
         arcs = _Arcs(self, alpha, tau, plan)
         arcs.exchange(-self.unit)
         other = arcs.plan()
-        return other if self._less(other, plan) else plan
+        plan = other if self._less(other, plan) else plan
+        if improve:  # among the pairs of the relaxed problem
+            arcs = _Arcs(self, self.alpha, self.tau, plan)
+            arcs.improve()
+            plan = arcs.plan()
+        return plan
+
+    def _cycles(self, plan: Any) -> int:
+        """Dimension of the plans on the support, without signs: without cycles there is one."""
+        import scipy.sparse as sp
+        from scipy.sparse.csgraph import connected_components
+
+        m, n = self.canonical.m, self.canonical.n
+        nodes = m + n
+        indptr = np.concatenate([np.zeros(m, np.int64), plan[0]])
+        graph = sp.csr_array((np.ones(len(plan[1])), plan[1], indptr), shape=(nodes, nodes))
+        components, _ = connected_components(graph, directed=False)
+        return len(plan[1]) - nodes + int(components)
 
     def _vertex(self) -> tuple[Any, Any, Any] | None:
         """A vertex of the plans on the candidate pairs: few entries."""
@@ -287,6 +374,8 @@ class _Search:
         scale = 1.0 / float(np.mean(self.canonical.b))
         price = np.maximum(arcs.r, 0.0) / (float(np.abs(arcs.r).max()) or 1.0)
         spent = np.bincount(arcs.row, weights=arcs.t, minlength=self.canonical.m)
+        if not self.upper:  # the exact masses: theirs are the plans with few entries
+            spent, sums = self.canonical.a, self.canonical.b
         left = max(self.deadline - time.perf_counter(), 1e-3)
         options = {} if math.isinf(left) else {"time_limit": left}
         found = linprog(
@@ -298,6 +387,43 @@ class _Search:
         arcs.t = np.maximum(found.x, 0.0) / scale
         arcs.t[arcs.t <= 1e-10 * np.append(self.canonical.b, 0.0)[arcs.col]] = 0.0
         return arcs.plan()
+
+    def _integer(self) -> tuple[Any, Any, Any] | None:
+        """A plan within the caps by branch and bound, with linear costs."""
+        import scipy.sparse as sp
+        from scipy.optimize import Bounds, LinearConstraint, milp
+
+        view = self.canonical
+        arcs = _Arcs(self, self.alpha, self.tau, self.plan)
+        pairs = arcs.col < view.n
+        row, col, r = arcs.row[pairs], arcs.col[pairs], arcs.r[pairs]
+        count, scale = len(row), float(np.mean(view.b))
+        a, b = view.a / scale, view.b / scale
+        index, one = np.arange(count), np.ones(count)
+        rows = sp.csr_array((one, (row, index)), shape=(view.m, 2 * count))
+        columns = sp.csr_array((one, (col, index)), shape=(view.n, 2 * count))
+        places = sp.csr_array((one, (col, count + index)), shape=(view.n, 2 * count))
+        least = np.minimum(a[row], b[col])
+        links = sp.hstack([sp.eye_array(count), sp.diags_array(-least)])
+        limits = [
+            LinearConstraint(rows, a * (not self.upper), a),
+            LinearConstraint(columns, b, b),
+            LinearConstraint(places, 0.0, view.k),
+            LinearConstraint(sp.csr_array(links), -np.inf, 0.0),
+        ]
+        left = max(self.deadline - time.perf_counter(), 1e-3)
+        options = {"node_limit": _NODES, "mip_rel_gap": 0.01}
+        found = milp(
+            np.append(r - r.min(), 0.0 * r), constraints=limits,
+            integrality=np.append(0.0 * one, one), bounds=Bounds(0.0, np.append(least, one)),
+            options=options if math.isinf(left) else {**options, "time_limit": left},
+        )  # fmt: skip
+        if found.x is None:
+            return None
+        live = found.x[count:] > 0.5
+        indptr = np.concatenate([[0], np.cumsum(np.bincount(col[live], minlength=view.n))])
+        plan = indptr, row[live], np.maximum(found.x[:count][live], 0.0) * scale
+        return solve_on_support(view, self.alpha, plan, 0.1 * self.tol, self.deadline)[0]
 
 
 class _Arcs:
@@ -350,17 +476,62 @@ class _Arcs:
 
     def exchange(self, price: float) -> None:
         """Exchanges at a price for entries above the caps; negative: none may be added."""
-        search = self.search
-        nodes = search.canonical.m + len(search.cap)
-        parent, link = np.empty(nodes, np.int64), np.empty(nodes, np.int64)
-        intree = np.zeros(len(self.t), bool)
-        order = np.lexsort((self.r, -self.t))
-        span(self.row, self.col, order, search.canonical.m, len(search.cap), parent, link, intree)
-        degree = np.bincount(self.col[self.t > 0], minlength=len(search.cap))
+        everything = np.arange(len(self.search.cap))
+        part = _Part(self, everything, slice(None), self.row, self.search.canonical.m)
         exchange(
-            self.row, self.col, self.ptr, self.r, search.strength, search.cap, search.tiny, price,
-            _SWEEPS, self.t, parent, link, intree, degree,
+            *part.pairs, *part.columns, price, _SWEEPS, part.t, part.parent, part.link,
+            part.intree, part.degree,
         )  # fmt: skip
+        self.t = part.t
+
+    def improve(self) -> None:
+        """Exchanges after random pushes: in the neighbourhoods of all columns, the worst first."""
+        search = self.search
+        m, n = search.canonical.m, search.canonical.n
+        price, push = _FIRM * search.unit, _PUSH * search.unit * n
+        if m * n <= _ALL_PAIRS:
+            everything = np.arange(len(search.cap))
+            part = _Part(self, everything, slice(None), self.row, m)
+            part.shake(price, push, max(_TRIES, _WORK // len(self.t)), search.rounds)
+            self.t = part.t
+            return
+        order = np.lexsort((self.r, self.col))
+        rank = np.empty(len(order), np.int64)
+        rank[order] = np.arange(len(order)) - self.ptr[self.col[order]]
+        close = rank < search.canonical.k + _LINKS
+        by_row = np.argsort(self.row, kind="stable")
+        row_ptr = np.searchsorted(self.row[by_row], np.arange(m + 1))
+        chosen, is_in = np.empty(_COLUMNS, np.int64), np.full(len(search.cap), -1)
+        losses = self._losses(rank)
+        for seed in np.argsort(-losses, kind="stable"):
+            if losses[seed] <= 0.5 * _GAP * search.unit or search._late():
+                return
+            count = join_columns(
+                seed, self.row, self.col, self.ptr, close, by_row, row_ptr, self.t, n, is_in,
+                chosen,
+            )  # fmt: skip
+            columns = np.sort(chosen[:count])
+            if search.upper:
+                columns = np.append(columns, n)
+            live = np.concatenate([np.arange(self.ptr[j], self.ptr[j + 1]) for j in columns])
+            flows = live[(self.t[live] > 0) & (self.col[live] < n)]
+            rows = np.unique(self.row[flows])
+            place = np.minimum(np.searchsorted(rows, self.row[live]), len(rows) - 1)
+            inside = rows[place] == self.row[live]
+            part = _Part(self, columns, live[inside], place[inside], len(rows))
+            part.shake(price, push, _TRIES, int(seed))
+            self.t[live[inside]] = part.t
+
+    def _losses(self, rank: Any) -> Any:
+        """What the columns of the plan cost above the bound of the potentials."""
+        search = self.search
+        strength = search.strength[self.col]
+        lost = self.t * (self.r + 0.5 * strength * self.t)
+        gamma = search.canonical.gamma
+        if gamma > 0:
+            best = (rank < search.canonical.k) & (self.col < search.canonical.n)
+            lost = lost + np.where(best, np.minimum(self.r, 0.0) ** 2 / (2.0 * gamma), 0.0)
+        return np.bincount(self.col, weights=lost, minlength=len(search.cap))[: search.canonical.n]
 
     def repack(self, noise: float) -> None:
         """Pack neighbourhoods of columns with too many entries anew."""
@@ -375,7 +546,7 @@ class _Arcs:
         for seed, (tries, largest) in enumerate(_PACKINGS):
             left = repack(
                 view.cost, self.alpha, self.tau, self.near, view.k, view.gamma, noise, tries,
-                largest, seed, idx, val, count,
+                min(largest, view.n), seed, idx, val, count,
             )  # fmt: skip
             if left == 0 or self.search._late():
                 break
@@ -392,6 +563,32 @@ class _Arcs:
         counts = np.bincount(self.col[live], minlength=view.n)
         indptr = np.concatenate([[0], np.cumsum(counts)])
         return _clean(view, (indptr, self.row[live], self.t[live]))
+
+
+class _Part:
+    """Some columns of a plan on a list of pairs, with a spanning tree."""
+
+    def __init__(self, arcs: _Arcs, columns: Any, which: Any, row: Any, m: int) -> None:
+        search = arcs.search
+        col = np.searchsorted(columns, arcs.col[which])
+        self.t, r = arcs.t[which].copy(), arcs.r[which].copy()
+        ptr = np.searchsorted(col, np.arange(len(columns) + 1))
+        self.pairs = row, col, ptr, r
+        cap = search.cap[columns]
+        self.columns = search.strength[columns], cap, search.tiny[columns]
+        nodes = m + len(columns)
+        self.parent, self.link = np.empty(nodes, np.int64), np.empty(nodes, np.int64)
+        self.intree = np.zeros(len(col), bool)
+        order = np.lexsort((r, -self.t))
+        span(row, col, order, m, len(columns), self.parent, self.link, self.intree)
+        self.degree = np.bincount(col[self.t > 0], minlength=len(columns))
+
+    def shake(self, price: float, push: float, tries: int, seed: int) -> None:
+        """Exchanges after random pushes."""
+        shake(
+            *self.pairs, *self.columns, price, push, tries, seed, self.t, self.parent, self.link,
+            self.intree, self.degree,
+        )  # fmt: skip
 
 
 def _clean(canonical: Canonical, plan: tuple[Any, Any, Any]) -> tuple[Any, Any, Any]:
