@@ -59,6 +59,14 @@ REPRODUCTIONS: dict[str, Reproduction] = {
         "lowrank_opt.papers.alternating_minimization",
         "Alternating minimisation with sketched regressions: recovery and time against rank",
     ),
+    "color_transfer": Reproduction(
+        "lowrank_opt.papers.color_transfer",
+        "The colours of one photograph for another, by plans with few colours for every colour",
+    ),
+    "expert_routing": Reproduction(
+        "lowrank_opt.papers.expert_routing",
+        "Tokens to experts: what ways of routing dispatch, drop and cost",
+    ),
     "photograph": Reproduction(
         "lowrank_opt.papers.photograph",
         "A photograph with most of its pixels missing, filled in by every solver",
@@ -70,6 +78,10 @@ REPRODUCTIONS: dict[str, Reproduction] = {
     "salt_and_pepper": Reproduction(
         "lowrank_opt.papers.salt_and_pepper",
         "A photograph with salt, pepper and missing pixels, by robust losses and without",
+    ),
+    "sparse_transport": Reproduction(
+        "lowrank_opt.papers.sparse_transport",
+        "Plans with at most k nonzeros a column: on a line, in the plane, methods over caps",
     ),
     "subgradient_recovery": Reproduction(
         "lowrank_opt.papers.subgradient_recovery",
