@@ -11,20 +11,28 @@ import pytest
 from threadpoolctl import threadpool_limits
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
-ROBUST = BENCHMARKS / "robust_recovery"
+
+
+def _modules(monkeypatch, folder):
+    """Import modules of a folder of ``benchmarks``; others have modules of the same names."""
+    if not (BENCHMARKS / folder).exists():
+        pytest.skip("the benchmarks are in the repository only")
+    for name in [n for n in sys.modules if n.partition(".")[0] in ("benchmark_utils", "run")]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setattr(sys, "path", [str(BENCHMARKS / folder), str(BENCHMARKS), *sys.path])
+    yield importlib.import_module
+    for name in [n for n in sys.modules if n.partition(".")[0] in ("benchmark_utils", "run")]:
+        del sys.modules[name]
 
 
 @pytest.fixture
 def robust(monkeypatch):
-    """Modules of ``benchmarks/robust_recovery``; another folder has modules of the same names."""
-    if not ROBUST.exists():
-        pytest.skip("the benchmarks are in the repository only")
-    for name in [n for n in sys.modules if n.partition(".")[0] in ("benchmark_utils", "run")]:
-        monkeypatch.delitem(sys.modules, name)
-    monkeypatch.setattr(sys, "path", [str(ROBUST), str(BENCHMARKS), *sys.path])
-    yield importlib.import_module
-    for name in [n for n in sys.modules if n.partition(".")[0] in ("benchmark_utils", "run")]:
-        del sys.modules[name]
+    yield from _modules(monkeypatch, "robust_recovery")
+
+
+@pytest.fixture
+def transport(monkeypatch):
+    yield from _modules(monkeypatch, "transport")
 
 
 @pytest.mark.parametrize("full", [False, True])
@@ -190,3 +198,111 @@ def test_report_of_nothing(robust):
     text = robust("benchmark_utils.report").markdown({"runs": []})
     assert "None in this run." in text
     assert "## Failed" not in text
+
+
+# -- sparse transport -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("full", [False, True])
+def test_plan_of_transport_names_what_exists(transport, full):
+    run, data = transport("run"), transport("benchmark_utils.data")
+    systems, worker = transport("benchmark_utils.systems"), transport("benchmark_utils.worker")
+    report = transport("benchmark_utils.report")
+    for job in run.plan(full):
+        json.dumps(job)
+        assert callable(getattr(worker, job["measure"]))
+        assert job["section"] in report.SECTIONS
+        cases = [c if isinstance(c, str) else c[0] for c in job.get("cases", [])]
+        for name in [*cases, *([job["case"]] if "case" in job else [])]:
+            data.parse(name)
+        assert {s["system"] for s in job.get("systems", [])} <= set(systems.SYSTEMS)
+        assert len(run.shrink([job])) == 1
+
+
+@pytest.mark.parametrize("name", ["clouds 40", "uniform 30", "five 30", "grid 36", "noise 30"])
+@pytest.mark.parametrize("k", [2, 5, None])
+def test_two_grades_of_a_transport_plan_agree(transport, name, k):
+    """Of an answer, and of wrong ones."""
+    case = transport("benchmark_utils.data").load(name, k, 2.0)
+    ours = transport("benchmark_utils.systems").SYSTEMS["ours"]()
+    ours.prepare(case)
+    ours.fit()
+    relaxed = ours.plan.relaxed if ours.plan.relaxed is not None else ours.plan
+    rng = np.random.default_rng(0)
+    dense = relaxed.toarray()
+    mixed = 0.9 * dense + 0.1 * rng.dirichlet(np.ones(case.a.size), case.b.size).T * case.b
+    for plan, alpha in (
+        (dense, ours.alpha),
+        (np.roll(dense, 1, axis=0), ours.alpha),
+        (mixed, 0.9 * ours.alpha),
+    ):
+        grade = case.grade(plan, alpha)
+        plain = grade["plain"]
+        assert grade["value"] == pytest.approx(plain["value"], rel=1e-9)
+        assert grade["bound"] == pytest.approx(plain["bound"], rel=1e-9, abs=1e-12)
+        assert grade["row_residual"] == pytest.approx(plain["row_residual"], abs=1e-12)
+    assert case.grade(dense, ours.alpha)["residual"] <= 1e-6
+    assert case.grade(mixed, ours.alpha)["residual"] > 1e-3
+
+
+def _transport_results():
+    def stats(x):
+        return {"median": x, "q1": x, "q3": x, "n": 1}
+
+    def solved(system, seconds, residual, k=4, case="clouds 2000", **more):
+        grade = {
+            "residual": residual, "row_residual": residual, "gap": 0.0, "value": 1.0, "bound": 1.0,
+            "max_nnz": 4.0, "plain": {"gap": 0.0, "row_residual": residual},
+        }  # fmt: skip
+        return {
+            "case": case, "k": k, "gamma": 1.0, "system": system, "seconds": stats(seconds),
+            "status": "says so", "success": True, "grade": grade, "counts": {"scans": 3}, **more,
+        }  # fmt: skip
+
+    broken = {"case": "clouds 2000", "k": 2, "gamma": 1.0, "system": "ours", "error": "Broken: it"}
+    oracle = {
+        "n": 2000, "k": None, "agreement": {"ours": 1e-14},
+        "times": {
+            "ours": stats(0.004), "ours, lists, small steps": stats(0.001), "NumPy": stats(0.02),
+            "POT": stats(0.1),
+        },
+    }  # fmt: skip
+    runs = [
+        ("oracle", 1, {}, [oracle]),
+        ("solve", 1, {}, [solved("ours", 2.0, 1e-7), broken, solved("POT", 80.0, 1e-2)]),
+        ("solve", 2, {}, [solved("ours", 2.5, 1e-7)]),
+        ("hard", 1, {}, [solved("ours", 9.0, 1e-4, case="five 1000")]),
+        (
+            "monotone", 1,
+            {"case": "clouds 300", "gamma": 1.0, "systems": [{"system": "ours"}]},
+            [{"k": k, "ours": solved("ours", 1.0, 1e-9, k)} for k in (2, None)],
+        ),
+    ]  # fmt: skip
+    return {
+        "data": {},
+        "runs": [
+            {"job": {"section": section, "threads": threads, **job}, "answer": answer}
+            for section, threads, job, answer in runs
+        ],
+    }
+
+
+def test_report_of_transport_has_verdicts_losses_and_failures(transport):
+    report = transport("benchmark_utils.report")
+    text = report.markdown(_transport_results())
+    for line in (
+        "| oracle, n = m = 2000, k = none, one thread: a pass over all costs | ≤ 10 ms | 4 ms "
+        "| met |",
+        "| oracle, n = m = 2000, k = none, one thread: POT / ours | ≥ 12 | 25 | met |",
+        "| clouds 2000, k = 4: rows and gap ≤ 1e-6, one thread | ≤ 4 s | 2 s | met |",
+        "| clouds 2000, k = 2: rows and gap ≤ 1e-6, one thread | ≤ 4 s | inf s | **missed** |",
+        "| clouds 2000, k = 4: one thread / two threads | ≥ 1 | 0.8 | **missed** |",
+        "| clouds 2000, k = 4: POT / ours at a certified answer; POT was stopped with residual "
+        "1.0e-02 | ≥ 50 | > 40 | **missed** |",
+        "- clouds 2000, k = 2, γ = 1, ours, 1 thread(s): not certified, Broken: it",
+        "- five 1000, k = 4, γ = 1, ours, 1 thread(s): not certified, says so, residual 1.0e-04",
+        "- solve: Broken: it",
+    ):
+        assert line in text.splitlines()
+    assert report.failures(_transport_results()) == ["solve: Broken: it"]
+    assert "None." in report.markdown({"runs": []})

@@ -10,6 +10,7 @@ import numpy as np
 import scipy.sparse as sp
 
 from lowrank_opt.transport.problems import TransportProblem
+from lowrank_opt.transport.router import TopKRouter
 from lowrank_opt.transport.sparsity_constrained import SparsityConstrainedOT
 
 if TYPE_CHECKING:
@@ -26,7 +27,7 @@ def compile_kernels() -> dict[str, float]:
     Returns
     -------
     dict of str to float
-        Seconds per kind of costs and dtype; about 0.01 each when the disk cache has them.
+        Seconds per kind of costs and dtype, and of routing; little when the disk cache has them.
     """
     seconds = {}
     X = np.random.default_rng(0).standard_normal((_SIDE, 2))
@@ -35,8 +36,13 @@ def compile_kernels() -> dict[str, float]:
             start = time.perf_counter()
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
-                SparsityConstrainedOT(max_iter=2).solve(problem)
+                for method in ("ssnal", "lbfgs"):
+                    SparsityConstrainedOT(method=method, max_iter=20).solve(problem)
             seconds[f"{name}, {np.dtype(dtype).name}"] = time.perf_counter() - start
+        start = time.perf_counter()
+        for choose in ("experts", "tokens"):
+            TopKRouter(choose=choose, n_iter=2).route(X.reshape(2, _SIDE // 2, 2))
+        seconds[f"routing, {np.dtype(dtype).name}"] = time.perf_counter() - start
     return seconds
 
 
