@@ -14,6 +14,8 @@ from lowrank_opt.transport.kernels_costs import column_scores, pair_cost
 
 __all__ = ["costs_of", "exchange", "join_columns", "nearest_pairs", "repack", "shake", "span"]
 
+# Looks at rows after which no more columns are repacked.
+_WORK = 5e7
 # An exchange has to gain this much of the size of what it changes.
 _GAIN = 1e-11
 
@@ -410,7 +412,8 @@ def _objective(r, strength, col, t):
 
 @njit(cache=True, error_model="numpy", nogil=True)
 def _pack(
-    costs, amounts, masses, cap, strength, noise, spread, tiny, state, left, order, flow, limit
+    costs, amounts, masses, cap, strength, noise, spread, tiny, loose, state, left, order, flow,
+    limit,
 ):  # fmt: skip
     """Fill columns one after the other with at most `cap` entries each, at random.
 
@@ -419,8 +422,8 @@ def _pack(
 
     ``costs[p, q]``: of row p and column q; ``amounts[p]`` what a row has, ``masses[q]`` what a
     column needs. An entry either finishes its row or its column, so that the number of entries
-    never exceeds what the caps allow. Writes ``flow[p, q]``; returns the objective, inf without
-    success or once it exceeds `limit`.
+    never exceeds what the caps allow; with `loose` rows may keep something. Writes
+    ``flow[p, q]``; returns the objective, inf without success or once it exceeds `limit`.
 
     Cost: rows times entries.
     """
@@ -456,7 +459,7 @@ def _pack(
                 if have <= 0.0:
                     continue
                 if have >= need - tiny:
-                    if abs(have - need) > tiny and slots - 1 > spare:
+                    if not loose and abs(have - need) > tiny and slots - 1 > spare:
                         continue
                 else:
                     rest = second if have == first else first
@@ -485,7 +488,7 @@ def _pack(
             if total > limit:
                 return np.inf
     for p in range(rows):
-        if left[p] > tiny * columns:
+        if not loose and left[p] > tiny * columns:
             return np.inf
     return total
 
@@ -533,19 +536,20 @@ def _reach(start, near, head, following, idx, count, is_in, order):
 
 @njit(cache=True, error_model="numpy", nogil=True)
 def repack(
-    cost, alpha, tau, near, cap, strength, noise, tries, largest, seed, idx, val, count
+    cost, alpha, tau, near, cap, strength, noise, tries, largest, seed, unused, idx, val, count
 ):  # fmt: skip
     """Repack neighbourhoods of columns with more than `cap` entries until they have fewer.
 
     Entries of column j are ``idx[j, :count[j]]`` with values ``val``, changed in place. A
     neighbourhood grows from the column breadth first, up to `largest` columns; where the caps
     allow a plan in general packings are tried at random, and the cheapest replaces the old
-    entries. Marginals are kept.
+    entries. Marginals are kept. ``unused`` is what rows have left, which may change; empty if
+    nothing may be left.
     ``near[i]`` are columns that a row i may be joined with, see :func:`_reach`.
 
     Returns the number of columns that still have too many.
 
-    Cost: `tries` packings of every size that is tried.
+    Cost: `tries` packings of every size that is tried; it ends early rather than take long.
     """
     n, width = idx.shape
     m = alpha.size
@@ -553,7 +557,8 @@ def repack(
     head, following = np.empty(m, np.int64), np.empty((n, width), np.int64)
     is_in, order = np.full(n, -1, np.int64), np.empty(min(n, largest), np.int64)
     chosen = np.empty(largest, np.int64)
-    room = min(largest * width, m)
+    loose, work = unused.size > 0, 0.0
+    room = min((2 if loose else 1) * largest * width, m)
     rows, place = np.empty(room, np.int64), np.full(m, -1, np.int64)
     costs, flow, best_flow = (
         np.empty((room, largest)), np.empty((room, largest)), np.empty((room, largest)),
@@ -561,9 +566,13 @@ def repack(
     amounts, masses = np.empty(room), np.empty(largest)
     left, turns = np.empty(room), np.empty(largest, np.int64)
     spreads = (1.0, 0.6, 0.2)
+    joined = np.full(n, False)
     remaining = 0
     for start in range(n):
         if count[start] <= cap:
+            continue
+        if work > _WORK:
+            remaining += 1
             continue
         head[:] = -1
         for j in range(n):
@@ -594,10 +603,26 @@ def repack(
                     if place[i] < 0:
                         place[i] = row_count
                         rows[row_count], amounts[row_count] = i, 0.0
+                        if loose:
+                            amounts[row_count] = unused[i]
                         row_count += 1
                     amounts[place[i]] += val[j, e]
                     masses[p] += val[j, e]
-            if cap * size >= row_count + size - 1:
+            if loose:  # rows from which these columns might take what is left
+                for p in range(size):
+                    joined[chosen[p]] = True
+                for i in range(m):
+                    if unused[i] <= 0.0 or place[i] >= 0 or row_count == room:
+                        continue
+                    for p in range(near.shape[1]):
+                        if near[i, p] >= 0 and joined[near[i, p]]:
+                            place[i] = row_count
+                            rows[row_count], amounts[row_count] = i, unused[i]
+                            row_count += 1
+                            break
+                for p in range(size):
+                    joined[chosen[p]] = False
+            if loose or cap * size >= row_count + size - 1:
                 smallest = masses[0]
                 for q in range(size):
                     smallest = min(smallest, masses[q])
@@ -605,18 +630,22 @@ def repack(
                         c = pair_cost(cost, rows[p], chosen[q])
                         costs[p, q] = c - alpha[rows[p]] + tau[chosen[q]]
                 best = np.inf
+                work += float(tries) * row_count * size * cap
                 for trial in range(tries):
                     level = noise * 4.0 ** (trial % 5 - 3)
                     found = _pack(
                         costs[:row_count, :size], amounts[:row_count], masses[:size], cap,
-                        strength, level, spreads[trial % 3], 1e-13 * smallest, state, left, turns,
-                        flow[:row_count, :size], best,
+                        strength, level, spreads[trial % 3], 1e-13 * smallest, loose, state,
+                        left, turns, flow[:row_count, :size], best,
                     )  # fmt: skip
                     if found < best:
                         best = found
                         best_flow[:row_count, :size] = flow[:row_count, :size]
                 success = best < np.inf
             if success:
+                for p in range(row_count):
+                    if loose:
+                        unused[rows[p]] = max(amounts[p] - np.sum(best_flow[p, :size]), 0.0)
                 for q in range(size):
                     j = chosen[q]
                     count[j] = 0

@@ -131,15 +131,31 @@ def round_plan(
     if mode == "columns":
         return RoundedPlan(*cut, 0, True)
     if canonical.row_kind not in (EXACT, UPPER):
-        better, _ = solve_on_support(canonical, alpha, cut, tol, limit)
-        if better is not None and _value(canonical, better) < _value(canonical, cut):
-            cut = better
-        return RoundedPlan(*cut, 1, True)
+        return _with_soft_rows(canonical, alpha, tau, plan, cut, tol, limit)
     search = _Search(canonical, alpha, tau, plan, tol, limit)
     found = search.run()
     if found is None:
         return RoundedPlan(*plan, search.rounds, False)
     return RoundedPlan(*found, search.rounds, _row_error(canonical, found) <= tol)
+
+
+def _with_soft_rows(
+    canonical: Canonical, alpha: Any, tau: Any, plan: Any, cut: Any, tol: float, deadline: float
+) -> RoundedPlan:
+    """The best of two supports: of the cut plan, and of one that has the relaxed plan's rows."""
+    rows = np.bincount(plan[1], weights=plan[2], minlength=canonical.m)
+    search = _Search(
+        dataclasses.replace(canonical, a=rows, row_kind=EXACT), alpha, tau, plan, tol, deadline
+    )
+    best = cut
+    for support in (cut, search.run()):
+        if support is None:
+            continue
+        better, _ = solve_on_support(canonical, alpha, support, tol, deadline)
+        for other in (support, better):
+            if other is not None and _value(canonical, other) < _value(canonical, best):
+                best = other
+    return RoundedPlan(*best, 1 + search.rounds, True)
 
 
 def solve_on_support(
@@ -304,7 +320,7 @@ class _Search:
                 break
             arcs.exchange(price)
             price *= _RISE
-        if arcs.excess() and not self.upper:
+        if arcs.excess():
             self.packed = True
             noise = 4.0 * float(np.median(np.abs(arcs.r)))
             arcs.repack(noise)
@@ -453,13 +469,8 @@ class _Arcs:
         finite = np.isfinite(self.r)
         if not finite.all():
             self._set((self.col * m + self.row)[finite], owner * m + indices, values)
-        if search.upper:
-            left = np.maximum(view.a - np.bincount(indices, weights=values, minlength=m), 0.0)
-            self.row = np.append(self.row, np.arange(m))
-            self.col = np.append(self.col, np.full(m, n))
-            self.r = np.append(self.r, -alpha)
-            self.t = np.append(self.t, left)
-        self.ptr = np.searchsorted(self.col, np.arange(len(search.cap) + 1))
+        spent = np.bincount(indices, weights=values, minlength=m)
+        self._add_unused(np.maximum(view.a - spent, 0.0))
 
     def _set(self, pairs: Any, places: Any, values: Any) -> None:
         view = self.search.canonical
@@ -536,25 +547,42 @@ class _Arcs:
     def repack(self, noise: float) -> None:
         """Pack neighbourhoods of columns with too many entries anew."""
         view = self.search.canonical
-        live = self.t > 0
+        upper = self.search.upper
+        live = (self.t > 0) & (self.col < view.n)
+        # What rows have left stays; if need be it may be used, and then has no price of its own.
+        unused = self.t[self.col == view.n].copy()
         row, col, t = self.row[live], self.col[live], self.t[live]
         count = np.bincount(col, minlength=view.n)
         width = max(int(count.max()), view.k)
         idx, val = np.zeros((view.n, width), np.int64), np.zeros((view.n, width))
         place = np.arange(len(row)) - np.repeat(np.cumsum(count) - count, count)
         idx[col, place], val[col, place] = row, t
-        for seed, (tries, largest) in enumerate(_PACKINGS):
-            left = repack(
-                view.cost, self.alpha, self.tau, self.near, view.k, view.gamma, noise, tries,
-                min(largest, view.n), seed, idx, val, count,
-            )  # fmt: skip
-            if left == 0 or self.search._late():
+        for rest in (np.empty(0), unused) if upper else (np.empty(0),):
+            alpha = np.zeros(view.m) if rest.size else self.alpha
+            for seed, (tries, largest) in enumerate(_PACKINGS):
+                left = repack(
+                    view.cost, alpha, self.tau, self.near, view.k, view.gamma, noise, tries,
+                    min(largest, view.n), seed, rest, idx, val, count,
+                )  # fmt: skip
+                if left == 0 or self.search._late():
+                    break
+            if left == 0:
                 break
         live = np.arange(width) < count[:, None]
         places = np.repeat(np.arange(view.n), count) * view.m + idx[live]
-        pairs = np.unique(np.concatenate([self.col * view.m + self.row, places]))
-        self._set(pairs, places, val[live])
-        self.ptr = np.searchsorted(self.col, np.arange(view.n + 1))
+        pairs = self.col * view.m + self.row
+        self._set(np.unique(np.concatenate([pairs[self.col < view.n], places])), places, val[live])
+        self._add_unused(unused)
+
+    def _add_unused(self, unused: Any) -> None:
+        """Add the column of what rows have left, if it may be so."""
+        view = self.search.canonical
+        if self.search.upper:
+            self.row = np.append(self.row, np.arange(view.m))
+            self.col = np.append(self.col, np.full(view.m, view.n))
+            self.r = np.append(self.r, -self.alpha)
+            self.t = np.append(self.t, unused)
+        self.ptr = np.searchsorted(self.col, np.arange(len(self.search.cap) + 1))
 
     def plan(self) -> tuple[Any, Any, Any]:
         """The plan by columns, with exact sums of the columns."""

@@ -396,6 +396,28 @@ def test_larger_problems_have_small_gaps():
         assert result.gap <= most * result.value
 
 
+@pytest.mark.parametrize("rows", ["upper", "l2", "kl"])
+def test_larger_problems_with_other_rows_have_small_gaps(rows):
+    """Few places for many rows: the support of the cut plan alone is up to 20 % off."""
+    a, b, C = clouds(90, 90, seed=0)
+    options = {"a_upper": True}
+    if rows != "upper":
+        options = {"unbalanced": rows, "marginal_weight": 0.4}
+    for k, gamma, most in ((2, 0.3, 0.05), (3, 9.0, 0.01)):
+        problem = make(1.05 * a, b, C, max_nnz=k, gamma=gamma, **options)
+        result, _ = solve(problem)
+        assert result.plan_status in ("optimal", "feasible")
+        assert result.gap <= most * result.value
+
+
+@pytest.mark.parametrize("spare", [1.2, 1.5])
+def test_one_place_a_column_is_found_if_there_is_room(spare):
+    a, b, C = clouds(70, 70, seed=0, masses="uniform" if spare < 1.5 else "random")
+    result, T = solve(make(spare * a, b, C, max_nnz=1, gamma=7.0, a_upper=True))
+    assert result.plan_status in ("optimal", "feasible")
+    np.testing.assert_array_equal(np.count_nonzero(T, axis=0), 1)
+
+
 # -- rounding="columns" and "none" ----------------------------------------------------------------
 
 
@@ -685,8 +707,8 @@ def test_repacking_keeps_marginals_and_takes_entries_away(wanted):
         count = counts.copy()
         near = np.tile(np.arange(20), (20, 1))
         left = kernels.repack(
-            canonical.cost, alpha, tau, near, wanted, canonical.gamma, 0.01, 50, 20, 0, idx, val,
-            count,
+            canonical.cost, alpha, tau, near, wanted, canonical.gamma, 0.01, 50, 20, 0,
+            np.empty(0), idx, val, count,
         )  # fmt: skip
         results.append((idx, val, count, left))
     idx, val, count, left = results[0]
@@ -702,6 +724,24 @@ def test_repacking_keeps_marginals_and_takes_entries_away(wanted):
         assert (val[j, : count[j]] > 0).all()
     np.testing.assert_allclose(T.sum(axis=0), b, atol=1e-12)
     np.testing.assert_allclose(T.sum(axis=1), np.bincount(plan[1], plan[2], 20), atol=1e-12)
+
+
+def test_repacking_may_use_what_rows_have_left():
+    """Two rows of 0.4 and a column of 0.6: only the row that has 0.3 left serves it alone."""
+    C = np.array([[0.0, 1.0], [0.5, 0.0], [0.0, 1.0]])
+    cost = make([0.6, 0.3, 0.1], [0.6, 0.4], C).canonical.cost
+    idx, val = np.array([[0, 1], [1, 2]]), np.array([[0.3, 0.3], [0.3, 0.1]])
+    for unused, left in ((np.empty(0), 2), (np.array([0.3, 0.1, 0.0]), 0)):
+        parts, count = (idx.copy(), val.copy()), np.array([2, 2])
+        near = np.tile(np.arange(2), (3, 1))
+        found = kernels.repack(
+            cost, np.zeros(3), np.zeros(2), near, 1, 0.0, 0.0, 20, 2, 0, unused, *parts, count
+        )
+        assert found == left
+    np.testing.assert_array_equal(count, 1)
+    np.testing.assert_array_equal(parts[0][:, 0], [0, 1])
+    np.testing.assert_allclose(parts[1][:, 0], [0.6, 0.4], rtol=1e-12)
+    np.testing.assert_allclose(unused, [0.0, 0.3, 0.1], atol=1e-12)
 
 
 @pytest.mark.parametrize("listed", [False, True])
