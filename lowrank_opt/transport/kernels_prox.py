@@ -427,25 +427,28 @@ def _missed(cost, target, alpha, idx, start, last, level, age, rises, limit):
 
 @njit(cache=True, error_model="numpy", nogil=True)
 def evaluate_lists(
-    cost, first, lists, b, alpha, mu, gamma, k, level, rises, out, heads, depth, threshold, failed,
-    rows, work,
+    cost, first, lists, b, alpha, mu, gamma, k, level, rises, todo, before, out, heads, depth,
+    threshold, failed, terms, work,
 ):  # fmt: skip
-    """Solve the proximal problems of columns over their lists.
+    """Solve the proximal problems of the columns `todo` over their lists.
+
+    Columns that are not `todo` have their answer in `before`, which is an earlier `out`, and in
+    `heads`, `depth`, `threshold` and `terms`.
 
     `lists` is that of :func:`fill_lists`. Column j comes out as entries ``ptr[j] .. ptr[j + 1] -
     1`` of ``out = (ptr, idx, values)``, large zone first, with ``heads[j]`` entries in it.
     ``depth[j]`` is how far below the largest score an entry that is not in the plan may lie
     without changing the solution; ``threshold[j]`` is minus the multiplier of the column's sum;
-    both are read as guesses (NaN: none) and overwritten. Row sums are added to `rows`. `failed`
-    is set where entries outside the list matter or might matter, since they may exceed what
+    both are read as guesses (NaN: none) and overwritten. `failed` is set where entries outside the list matter or might matter, since they may exceed what
     ``depth`` allows: ``rises = (age, hot, risen, rise)`` says how far above the levels they can be.
     With ``p = age[j]`` they are the rows ``hot[p]`` by ``risen[p]``, descending, and others by
     ``rise[p]``. `work` is ``(values, order, sums, scores)`` of the length of
     the longest list plus one.
 
-    Returns the sum of the optimal values less ``b_j`` times the largest score, the sum of these
-    products, the convex penalty and cost of the plan (the latter twice, signed and absolute), and
-    the number of columns that failed.
+    ``terms[j]`` has the optimal value less ``b_j`` times the largest score, this product, the
+    convex penalty of the column and its cost (twice, signed and absolute).
+
+    Returns the number of columns that failed.
 
     Cost: one pass over the lists, and a sort of the entries near the top.
     """
@@ -455,11 +458,17 @@ def evaluate_lists(
     values, order, sums, scores = work
     rho = mu * gamma
     inverse = 0.5 / mu
-    small, large, penalty, total, size = 0.0, 0.0, 0.0, 0.0, 0.0
     failures = 0
     end = 0
     out_ptr[0] = 0
     for j in range(b.size):
+        failed[j] = False
+        if not todo[j]:
+            for e in range(before[0][j], before[0][j + 1]):
+                out_idx[end], out_val[end] = before[1][e], before[2][e]
+                end += 1
+            out_ptr[j + 1] = end
+            continue
         start, last = ptr[j], ptr[j + 1]
         top, best, away = -np.inf, -np.inf, 0.0
         for e in range(start, last):
@@ -511,19 +520,18 @@ def evaluate_lists(
                 head += t * t
             else:
                 tail += t
-            rows[idx[e]] += t
             out_idx[end + p] = idx[e]
         if u > h:
             head += tail * tail / (k - h)
-        small += gain - 0.5 * gamma * head - inverse * away
-        large += b[j] * top
-        penalty += 0.5 * gamma * head
-        total += spent
-        size += spent_size
+        terms[j, 0] = gain - 0.5 * gamma * head - inverse * away
+        terms[j, 1] = b[j] * top
+        terms[j, 2] = 0.5 * gamma * head
+        terms[j, 3] = spent
+        terms[j, 4] = spent_size
         heads[j] = h
         end += u
         out_ptr[j + 1] = end
-    return small, large, penalty, total, size, failures
+    return failures
 
 
 @njit(cache=True, error_model="numpy", nogil=True)

@@ -313,20 +313,23 @@ class ProximalOracle:
             read = n
         depth, threshold = self.depth[first:last], self.threshold[first:last]
         here = np.array_equal(lists.references[0], alpha)
-        failed = np.zeros(n, bool)
+        failed, todo = np.zeros(n, bool), np.ones(n, bool)
+        heads, terms = np.empty(n, np.int64), np.empty((n, 5))
+        out = (np.zeros(n + 1, np.int64), np.empty(0, np.int64), np.empty(0))
         while True:
             room, size = len(lists.parts[1]), lists.longest + 1
-            rows, heads = np.zeros(view.m), np.empty(n, np.int64)
+            before = out
             out = (np.empty(n + 1, np.int64), np.empty(room, np.int64), np.empty(room))
             work = (np.empty(size), np.empty(size, np.int64), np.empty(size), np.empty(size))
             rises = self._all_rises(lists, alpha, risen)
-            *sums, failures = evaluate_lists(
+            failures = evaluate_lists(
                 view.cost, first, lists.parts, b, alpha, self.mu, self.gamma, self.k, lists.level,
-                rises, out, heads, depth, threshold, failed, rows, work,
+                rises, todo, before, out, heads, depth, threshold, failed, terms, work,
             )  # fmt: skip
             if not failures or (lists.safe and (here or rescans)):
                 break
             rescans += 1
+            todo = failed.copy()
             always = rescans > _RESCANS
             reach = safe.copy()
             if not always:
@@ -339,4 +342,6 @@ class ProximalOracle:
         self.lists[piece] = lists
         filled = int(out[0][-1])
         part = (out[0], out[1][:filled], out[2][:filled], heads)
+        sums = [float(np.sum(column)) for column in terms.T]
+        rows = np.bincount(part[1], weights=part[2], minlength=view.m)
         return sums, rows, read / view.n, part, threshold.copy(), depth.copy()
