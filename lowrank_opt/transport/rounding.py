@@ -1,12 +1,16 @@
 """From the relaxed plan to one with at most k entries a column: exchanges, repacking, programs.
 
 Rounding works on a list of pairs: the support of the relaxed plan and the pairs of least reduced
-cost of every column and row. A plan on them is improved by exchanges along the cycles of a
-spanning tree, at a price for every entry above the caps that rises until none is left; where
-exchanges get stuck, neighbourhoods of the columns that still have too many are packed anew. All
-of that keeps the marginals. Then the values are optimal on the support (a convex program), new
-pairs are listed by the new potentials, and exchanges that keep the caps go on as long as they
-help.
+cost of every column and row. Convex programs with a price on all but the k largest entries of a
+column gather its mass in these. What is too many after that is taken away by exchanges along the
+cycles of a spanning tree, at a price for every entry above the caps that rises until none is
+left; where exchanges get stuck, neighbourhoods of the columns that still have too many, in the
+end all columns, are packed anew. Where the gap is not small then, pairs are pushed in and out at
+random, in all neighbourhoods, and what helps is kept. All of that keeps the marginals. Last, the
+values are optimal on the support (a convex program). Small problems have more starts, and branch
+and bound if none of them leads to a plan.
+
+Rows whose sums are penalised get those of the relaxed plan, and are free in the last program.
 """
 
 from __future__ import annotations

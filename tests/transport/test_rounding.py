@@ -226,6 +226,12 @@ def test_rounded_plan_is_near_the_exact_optimum(seed, masses, k, level):
     assert excess(6, seed, masses, k, level) <= 5e-3
 
 
+@pytest.mark.parametrize("seed", [0, 3])
+def test_improvements_reach_the_exact_optimum(seed):
+    """Without them these plans are 0.5 and 0.7 % above it."""
+    assert excess(8, seed, "random", 2, 0.01) <= 1e-5
+
+
 @pytest.mark.slow
 def test_rounded_plans_are_near_the_exact_optima():
     """Thirty-six instances of 8 x 8: most are optimal, none is far off."""
@@ -390,7 +396,7 @@ def test_gamma_of_zero_is_rounded_to_the_cap():
 def test_larger_problems_have_small_gaps():
     """Here the pairs are a part of all, and improvements are sought in neighbourhoods."""
     a, b, C = clouds(90, 100, seed=0)
-    for k, gamma, most in ((3, 1.0, 5e-3), (3, 100.0, 3e-2), (4, 10.0, 8e-3)):
+    for k, gamma, most in ((3, 1.0, 1e-3), (3, 100.0, 1.5e-2), (4, 10.0, 3e-3)):
         result, _ = solve(make(a, b, C, max_nnz=k, gamma=gamma))
         assert result.plan_status in ("optimal", "feasible")
         assert result.gap <= most * result.value
