@@ -402,6 +402,14 @@ def test_larger_problems_have_small_gaps():
         assert result.gap <= most * result.value
 
 
+def test_equal_masses_are_gathered_in_few_entries():
+    """Exchanges alone leave gaps that are some times larger."""
+    for k, gamma in ((2, 1.0), (4, 10.0)):
+        problem = make(*clouds(100, 100, masses="uniform"), max_nnz=k, gamma=gamma)
+        result, _ = solve(problem)
+        assert result.gap <= 1e-3 * result.value
+
+
 @pytest.mark.parametrize("rows", ["upper", "l2", "kl"])
 def test_larger_problems_with_other_rows_have_small_gaps(rows):
     """Few places for many rows: the support of the cut plan alone is up to 20 % off."""
