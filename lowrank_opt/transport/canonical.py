@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,7 +28,8 @@ class Canonical:
     Parameters
     ----------
     a : ndarray of float64, of shape (m,)
-        Masses of the sources, positive; of total 1 when ``row_kind`` is ``EXACT``.
+        Masses of the sources, positive (``L2``: at least 0); of total 1 when ``row_kind`` is
+        ``EXACT``.
     b : ndarray of float64, of shape (n,)
         Masses of the targets, positive, of total 1.
     cost : DenseCost, PointCost or SparseCost
@@ -43,7 +45,10 @@ class Canonical:
     mass : float
         What plans have to be multiplied by.
     sources, targets : ndarray of int
-        Which of the user's rows and columns (in this orientation) have positive mass.
+        Which of the user's rows and columns (in this orientation) are there: those of positive
+        mass, and rows of zero mass whose sums are free.
+    independent : float
+        Cost of the plan that does not look at the costs, ``a b'``; infinite when unknown.
     """
 
     a: Any
@@ -56,6 +61,7 @@ class Canonical:
     mass: float
     sources: Any
     targets: Any
+    independent: float = math.inf
 
     @property
     def m(self) -> int:
@@ -77,7 +83,7 @@ def row_dual(kind: int, weight: float, a: Any, alpha: Any) -> tuple[float, Any, 
     Parameters
     ----------
     kind : int
-        ``EXACT``, ``UPPER`` (there ``alpha <= 0`` is assumed), ``L2`` or ``KL``.
+        ``EXACT``, ``UPPER`` (which bounds `alpha` by 0), ``L2`` or ``KL``.
     weight : float
         Weight of the penalty.
     a, alpha : ndarray of shape (m,)

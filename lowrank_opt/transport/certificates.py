@@ -12,11 +12,20 @@ from typing import Any, NamedTuple
 import numpy as np
 from scipy.spatial.distance import cdist
 
-__all__ = ["Sides", "cost_of_entries", "dual_value", "grade", "support_norms"]
+__all__ = [
+    "Sides",
+    "cost_of_entries",
+    "dual_value",
+    "grade",
+    "independent_cost",
+    "support_norms",
+]
 
 _EPS = np.finfo(np.float64).eps
 # Numbers in a block of costs.
 _BLOCK = 1 << 21
+# Costs are not known better than to this part of themselves.
+_FLOOR = 1e-9
 
 
 class Sides(NamedTuple):
@@ -195,6 +204,41 @@ def _conjugate(scores: Any, top: Any, b: Any, gamma: float, k: int) -> tuple[Any
     return tau * b + np.sum(over**2, axis=1) / (2.0 * gamma), tau, r
 
 
+def independent_cost(sides: Sides) -> float:
+    """Return the cost of the plan that does not look at costs: the masses' product, normalised.
+
+    Where pairs are forbidden, a column's mass is spread over the others.
+
+    Parameters
+    ----------
+    sides : Sides
+        The data.
+
+    Returns
+    -------
+    float
+        Its cost, ``inf`` when numbers overflow.
+    """
+    a, b = sides.a / np.sum(sides.a), sides.b
+    with np.errstate(over="ignore", invalid="ignore"):
+        if sides.C is None and sides.squared:
+            means, spread = [], 0.0
+            for points, masses in ((sides.X, a), (sides.Y, b / np.sum(b))):
+                mean = masses @ points.astype(np.float64)
+                spread += float(masses @ np.sum((points - mean) ** 2, axis=1))
+                means.append(mean)
+            total = float(np.sum(b)) * (spread + float(np.sum((means[0] - means[1]) ** 2)))
+            return total if np.isfinite(total) else math.inf
+        total, width = 0.0, max(1, _BLOCK // max(len(a), 1))
+        for first in range(0, len(b), width):
+            block = sides.block(first, min(len(b), first + width))
+            allowed = np.isfinite(block)
+            weights = allowed @ a
+            spent = np.where(allowed, block, 0.0) @ a
+            total += float(b[first : first + width] @ (spent / np.where(weights > 0, weights, 1.0)))
+    return total if np.isfinite(total) else math.inf
+
+
 def support_norms(T: Any, k: int) -> Any:
     """Return the squared k-support norms of the columns of a non-negative plan.
 
@@ -232,7 +276,9 @@ def support_norms(T: Any, k: int) -> Any:
     return out
 
 
-def grade(sides: Sides, T: Any, alpha: Any, threshold: float) -> dict[str, float]:
+def grade(
+    sides: Sides, T: Any, alpha: Any, threshold: float, independent: float
+) -> dict[str, float]:
     """Return every residual of a plan with potentials.
 
     Parameters
@@ -245,20 +291,25 @@ def grade(sides: Sides, T: Any, alpha: Any, threshold: float) -> dict[str, float
         Potentials of its rows.
     threshold : float
         Entries up to this part of a column's mass count as zero in ``max_nnz``.
+    independent : float
+        See :func:`independent_cost`.
 
     Returns
     -------
     dict of str to float
-        ``relaxed_value`` (objective with the convex penalty), ``cost``, ``scale`` (the objective
-        with absolute costs), ``row_residual`` and ``col_residual`` (relative to the mass),
-        ``complementarity``, ``violation`` (of signs), ``max_nnz``, ``potential_term``. Sums that
-        overflow are ``inf``.
+        ``relaxed_value`` (objective with the convex penalty), ``cost``, ``scale`` (the other terms
+        of the objective, and what the costs make of the plan: how much less it costs than the
+        independent one, or its absolute costs if they are smaller), ``row_residual`` and
+        ``col_residual`` (relative to the mass), ``complementarity``, ``violation`` (of signs),
+        ``max_nnz``, ``potential_term``. Sums that overflow are ``inf``.
     """
     with np.errstate(over="ignore", invalid="ignore"):
-        return _grade(sides, T, alpha, threshold)
+        return _grade(sides, T, alpha, threshold, independent)
 
 
-def _grade(sides: Sides, T: Any, alpha: Any, threshold: float) -> dict[str, float]:
+def _grade(
+    sides: Sides, T: Any, alpha: Any, threshold: float, independent: float
+) -> dict[str, float]:
     data = T.data.astype(np.float64)
     cols = np.repeat(np.arange(T.shape[1]), np.diff(T.indptr))
     costs = cost_of_entries(sides, T)
@@ -277,12 +328,15 @@ def _grade(sides: Sides, T: Any, alpha: Any, threshold: float) -> dict[str, floa
         alpha = np.minimum(alpha, 0.0)
         potential = _total(alpha * missing)
         slackness = float(np.sum(np.abs(alpha * missing)))
+    # Adding numbers to rows or columns of the costs changes nothing but their rounding errors.
+    size = _total(np.abs(spent))
+    reach = max(min(size, abs(independent - _total(spent))), _FLOOR * size)
     limit = threshold * sides.b[cols]
     counts = np.bincount(cols[np.abs(data) > limit], minlength=len(sides.b))
     return {
         "cost": _total(spent),
         "relaxed_value": _total(spent) + quadratic + penalty,
-        "scale": _total(np.abs(spent)) + quadratic + abs(penalty),
+        "scale": reach + quadratic + abs(penalty),
         "row_residual": residual / mass,
         "col_residual": float(np.sum(np.abs(sums - sides.b))) / mass,
         "violation": float(np.sum(np.maximum(-data, 0.0))) / mass,

@@ -11,12 +11,12 @@ import numpy as np
 
 from lowrank_opt.core.errors import ParameterError
 from lowrank_opt.core.params import make_rng
-from lowrank_opt.transport.canonical import EXACT, KL, L2, UPPER, Canonical, row_dual, row_penalty
+from lowrank_opt.transport.canonical import EXACT, KL, L2, UPPER, Canonical, row_dual
 from lowrank_opt.transport.costs import DenseCost, PointCost, SparseCost, restrict
 from lowrank_opt.transport.kernels_oracle import column_work, smallest_costs
-from lowrank_opt.transport.kernels_prox import plan_value
 from lowrank_opt.transport.lbfgs import Point, direction, remember, search
 from lowrank_opt.transport.oracle import SemidualOracle
+from lowrank_opt.transport.residual import gap_and_marginals
 from lowrank_opt.transport.sparsity_constrained import TransportState
 
 if TYPE_CHECKING:
@@ -115,7 +115,7 @@ def init(solver: Any, canonical: Canonical, start: tuple[Any, Any] | None) -> Fi
         alpha, point = _best_start(canonical, oracle, state)
     _grade(canonical, state, alpha, point)
     if plan is not None:
-        residual = _residual(canonical, alpha, plan, point.value)
+        residual = max(gap_and_marginals(canonical, alpha, plan, point.value))
         if residual < state.residual:
             state.indptr, state.indices, state.values = plan
             state.residual = residual
@@ -406,31 +406,7 @@ def _grade(canonical: Canonical, state: FirstOrderState, alpha: Any, found: Eval
     state.alpha, state.tau = alpha, found.tau
     state.indptr, state.indices, state.values = found.indptr, found.indices, found.values
     plan = (found.indptr, found.indices, found.values)
-    state.residual = _residual(canonical, alpha, plan, found.value)
-
-
-def _residual(canonical: Canonical, alpha: Any, plan: tuple[Any, Any, Any], value: float) -> float:
-    """What `tol` is compared with, for a plan and potentials of semi-dual objective `value`."""
-    indptr, indices, values = plan
-    a, kind = canonical.a, canonical.row_kind
-    rows = np.bincount(indices, weights=values, minlength=canonical.m)
-    owner = np.repeat(np.arange(canonical.n), np.diff(indptr))
-    columns = np.bincount(owner, weights=values, minlength=canonical.n)
-    spent, size, norms = plan_value(canonical.cost, indptr, indices, values, canonical.k)
-    penalty = canonical.gamma * norms
-    paid = row_penalty(kind, canonical.row_weight, a, rows)
-    scale = size + penalty + abs(paid) or 1.0
-    missing = a - rows
-    gap = spent + penalty + paid - value
-    error = float(np.sum(np.abs(columns - canonical.b)))
-    if kind == EXACT:
-        error = max(error, float(np.sum(np.abs(missing))))
-    elif kind == UPPER:
-        slackness = float(np.sum(np.abs(alpha * missing))) / scale
-        error = max(error, float(np.sum(np.maximum(-missing, 0.0))), slackness)
-    if kind in (EXACT, UPPER):
-        gap += float(alpha @ missing)
-    return max(error, abs(gap) / scale) if np.isfinite(gap) else math.inf
+    state.residual = max(gap_and_marginals(canonical, alpha, plan, found.value))
 
 
 def _lipschitz(canonical: Canonical) -> float:

@@ -439,8 +439,9 @@ def evaluate_lists(
     1`` of ``out = (ptr, idx, values)``, large zone first, with ``heads[j]`` entries in it.
     ``depth[j]`` is how far below the largest score an entry that is not in the plan may lie
     without changing the solution; ``threshold[j]`` is minus the multiplier of the column's sum;
-    both are read as guesses (NaN: none) and overwritten. `failed` is set where entries outside the list matter or might matter, since they may exceed what
-    ``depth`` allows: ``rises = (age, hot, risen, rise)`` says how far above the levels they can be.
+    both are read as guesses (NaN: none) and overwritten. `failed` is set where entries outside the
+    list matter or might matter, since they may exceed what ``depth`` allows:
+    ``rises = (age, hot, risen, rise)`` says how far above the levels they can be.
     With ``p = age[j]`` they are the rows ``hot[p]`` by ``risen[p]``, descending, and others by
     ``rise[p]``. `work` is ``(values, order, sums, scores)`` of the length of
     the longest list plus one.

@@ -24,7 +24,7 @@ from lowrank_opt.core.problem import Certificate, Problem, digest
 from lowrank_opt.numerics._arrays import real_array
 from lowrank_opt.transport import canonical as rows_of
 from lowrank_opt.transport.canonical import Canonical
-from lowrank_opt.transport.certificates import Sides, dual_value, grade
+from lowrank_opt.transport.certificates import Sides, dual_value, grade, independent_cost
 from lowrank_opt.transport.costs import DenseCost, PointCost, SparseCost, restrict
 from lowrank_opt.transport.plan import TransportPlan
 
@@ -493,7 +493,7 @@ class TransportProblem(Problem):
             Value.
         """
         T, alpha = self._turned(self.point(x))
-        return grade(self._data, T, alpha, NNZ_THRESHOLD)["relaxed_value"]
+        return self._grade(T, alpha)["relaxed_value"]
 
     def dual_value(self, alpha: ArrayLike) -> float:
         """Return a proved lower bound on the value of every feasible plan.
@@ -534,11 +534,11 @@ class TransportProblem(Problem):
         """
         plan = self.point(x)
         T, alpha = self._turned(plan)
-        own = grade(self._data, T, alpha, NNZ_THRESHOLD)
+        own = self._grade(T, alpha)
         relaxed = own
         if plan.relaxed is not None:
             R, _ = self._turned(plan.with_potentials(plan.alpha, plan.beta), plan.relaxed)
-            relaxed = grade(self._data, R, alpha, NNZ_THRESHOLD)
+            relaxed = self._grade(R, alpha)
         bound, _ = dual_value(self._data, alpha)
         gap = relaxed["relaxed_value"] - bound
         gap += relaxed["potential_term"]
@@ -573,6 +573,9 @@ class TransportProblem(Problem):
             details=details,
         )
 
+    def _grade(self, T: Any, alpha: Any) -> dict[str, float]:
+        return grade(self._data, T, alpha, NNZ_THRESHOLD, self._independent)
+
     def _turned(self, plan: TransportPlan, T: Any = None) -> tuple[Any, NDArray[Any]]:
         """The plan with the cap on its columns, and the potentials of its rows."""
         T = plan if T is None else T
@@ -599,16 +602,25 @@ class TransportProblem(Problem):
     @cached_property
     def _data(self) -> Sides:
         sides = self._oriented
-        if self.row_kind == "exact":  # equal totals, to the last bit that can be had
-            sides = sides._replace(b=sides.b * (np.sum(sides.a) / np.sum(sides.b)))
+        ratio = np.sum(sides.a) / np.sum(sides.b)
+        # Equal totals, to the last bit that can be had; or enough for all targets.
+        if self.row_kind == "exact" or (self.row_kind == "upper" and ratio < 1.0):
+            sides = sides._replace(b=sides.b * ratio)
         return sides._replace(gamma=self.strength)
+
+    @cached_property
+    def _independent(self) -> float:
+        """Cost of a plan that does not look at the costs: the unit of relative gaps."""
+        return independent_cost(self._data)
 
     @cached_property
     def canonical(self) -> Canonical:
         """The problem as solvers see it: cap on the columns, zero masses left out, total 1."""
         sides = self._data
         mass = float(np.sum(sides.b))
-        sources, targets = np.flatnonzero(sides.a), np.flatnonzero(sides.b)
+        # A soft constraint in squares has a price for rows of zero mass too, but a finite one.
+        sources = np.arange(len(sides.a)) if sides.kind == "l2" else np.flatnonzero(sides.a)
+        targets = np.flatnonzero(sides.b)
         b = sides.b[targets] / mass
         a = sides.a[sources] / mass
         if sides.kind == "exact":
@@ -617,7 +629,7 @@ class TransportProblem(Problem):
         return Canonical(
             a=a, b=b / np.sum(b), cost=self._cost(sources, targets), gamma=sides.gamma * mass,
             k=min(sides.k, len(sources)), row_kind=_KINDS[sides.kind], row_weight=weight,
-            mass=mass, sources=sources, targets=targets,
+            mass=mass, sources=sources, targets=targets, independent=self._independent / mass,
         )  # fmt: skip
 
     def _cost(self, sources: Any, targets: Any) -> DenseCost | PointCost | SparseCost:

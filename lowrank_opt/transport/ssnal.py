@@ -12,10 +12,10 @@ import numpy as np
 from lowrank_opt.core.errors import ParameterError
 from lowrank_opt.core.params import make_rng
 from lowrank_opt.transport import starts
-from lowrank_opt.transport.canonical import EXACT, UPPER, row_dual, row_penalty
-from lowrank_opt.transport.kernels_prox import plan_value
+from lowrank_opt.transport.canonical import EXACT, UPPER, row_dual
 from lowrank_opt.transport.newton import Laplacian
 from lowrank_opt.transport.proximal import Proximal, ProximalOracle, empty_plan
+from lowrank_opt.transport.residual import gap_and_marginals
 from lowrank_opt.transport.sparsity_constrained import TransportState
 
 if TYPE_CHECKING:
@@ -40,6 +40,9 @@ _DAMPING, _SHIFT = (1e-10, 0.1), (1e-3, 1e2)
 # What takes the place of a smaller gamma in the schedule of mu, against the typical cost; mu never
 # exceeds this many times the inverse of that, since it multiplies the rounding errors of costs.
 _PLAIN, _CEILING = 3e-3, 1e4
+# First and least limit on the steps of potentials, against the typical cost or what a tenth of
+# gamma does; factors after a limited step that was accepted as it was, and after one that was cut.
+_RADIUS, _WIDER, _NARROWER = 0.05, 4.0, 0.5
 # Outer steps without a residual that is smaller by this factor before a run counts as stalled.
 _PATIENCE, _PROGRESS = 10, 0.7
 
@@ -58,10 +61,14 @@ class ProximalState(TransportState):
         Weight of the proximal term is ``1 / mu``.
     pace, limit, ceiling : float
         What the schedule of mu takes for gamma; largest mu that is tried, and that is allowed.
+    radius, least : float
+        Limit on the changes of potentials in a Newton step; the smallest that it can become.
     damping, shift : float
         Multiple of the identity in Newton systems, and size of the shift of components.
     depth, threshold : ndarray or None
         How deep the last solution of every column reached, and minus its multiplier.
+    gap : float
+        Relative Lagrangian gap of the plan.
     idle, lowest : int, float
         Outer steps since the residual fell last, and what it was.
     """
@@ -72,10 +79,13 @@ class ProximalState(TransportState):
     pace: float = 1.0
     limit: float = math.inf
     ceiling: float = math.inf
+    radius: float = math.inf
+    least: float = 0.0
     damping: float = 1e-8
     shift: float = 1.0
     depth: Any = None
     threshold: Any = None
+    gap: float = math.inf
     idle: int = 0
     lowest: float = math.inf
 
@@ -111,13 +121,12 @@ def init(solver: Any, canonical: Canonical, start: tuple[Any, Any] | None) -> Pr
     state = ProximalState()
     oracle, deadline = _oracle(solver, canonical), _deadline(solver)
     alpha, plan = (None, None) if start is None else start
-    pace, _ = _pace(canonical)
     if alpha is None:
         first = _start(solver, canonical, state, deadline)
         alpha, mu = first.alpha, first.mu
         plan = first.plan if plan is None else plan
     else:
-        mu = 1.0 / pace
+        mu = math.inf
     _enter(canonical, state, starts.Start(alpha, plan or empty_plan(canonical.n), mu))
     state.cache = _Cache(oracle, deadline, False)
     with oracle.threads():
@@ -136,14 +145,6 @@ def _oracle(solver: Any, canonical: Canonical) -> ProximalOracle:
     return ProximalOracle(
         canonical, screening=solver.screening, n_threads=min(threads, numba.get_num_threads())
     )
-
-
-def _pace(canonical: Canonical) -> tuple[float, float]:
-    """Gamma, or a part of the typical cost where gamma is less or has no influence; largest mu."""
-    least = _PLAIN * starts.typical_cost(canonical) * canonical.n
-    gamma = canonical.gamma if canonical.k > 1 else 0.0
-    pace = float(max(gamma, least)) or 1.0
-    return pace, _CEILING / (least or pace)
 
 
 def _start(solver: Any, canonical: Canonical, state: ProximalState, deadline: float) -> Any:
@@ -188,26 +189,35 @@ def _solve_sample(
 
 def _enter(canonical: Canonical, state: ProximalState, first: Any) -> None:
     state.alpha, state.center, state.mu = first
-    state.pace, state.ceiling = _pace(canonical)
+    typical = starts.typical_cost(canonical)
+    least = _PLAIN * typical * canonical.n
+    gamma = canonical.gamma if canonical.k > 1 else 0.0
+    # Gamma, or a part of the typical cost where gamma is less or has no influence.
+    state.pace = float(max(gamma, least)) or 1.0
+    state.ceiling = _CEILING / (least or state.pace)
+    state.radius = state.least = _RADIUS * max(typical, 0.1 * state.pace / canonical.n)
     if canonical.row_kind == UPPER:
         state.alpha = np.minimum(state.alpha, 0.0)
         _, indices, values = state.center
         rows = np.bincount(indices, weights=values, minlength=canonical.m)
+        # Without a plan every row has its share of what must be left in all.
         share = 1.0 if len(values) else 1.0 - 1.0 / float(np.sum(canonical.a))
         state.slack = np.maximum(share * canonical.a - rows, 0.0)
+    if not math.isfinite(state.mu):  # a warm start
+        state.mu = 1.0 / state.pace
     state.mu = min(state.mu, _FIRST / state.pace, state.ceiling)
 
 
 def _first_plan(canonical: Canonical, state: ProximalState, oracle: ProximalOracle) -> None:
     """Grade the plan of a warm start; if it is none, take the proximal plan."""
     psi, state.tau = oracle.scan(state.alpha, state.mu, state.center)
-    plan = state.center
-    state.residual, _, _ = _residual(canonical, state.alpha, plan, psi)
+    value = _row_value(canonical, state.alpha) - psi
     found = oracle.evaluate(state.alpha)
-    other = found.plan()
-    residual, _, _ = _residual(canonical, state.alpha, other, psi)
-    if not state.residual <= residual:
-        plan, state.residual = other, residual
+    plans = state.center, found.plan()
+    grades = [max(gap_and_marginals(canonical, state.alpha, plan, value)) for plan in plans]
+    plan, state.residual = plans[0], grades[0]
+    if not grades[0] <= grades[1]:
+        plan, state.residual = plans[1], grades[1]
     state.indptr, state.indices, state.values = plan
     state.depth, state.threshold = found.depth, found.threshold
     _count(state, oracle)
@@ -244,18 +254,27 @@ def step(solver: Any, canonical: Canonical, state: ProximalState) -> ProximalSta
         plan = point.found.plan()
         if finished:
             state.center, state.slack = plan, point.slack
-            _pace_mu(state, early, reached <= 10.0 * goal)
+            # Where the marginals are the worse part, a weaker proximal term would not help them.
+            limit = min(10.0 * goal, max(goal, state.gap))
+            _pace_mu(state, early, reached <= limit)
         psi, state.tau = oracle.scan(
             state.alpha, state.mu, state.center, state.depth, state.threshold
         )
     state.indptr, state.indices, state.values = plan
-    state.residual, rows, gap = _residual(canonical, state.alpha, plan, psi)
+    value = _row_value(canonical, state.alpha) - psi
+    state.gap, rows = gap_and_marginals(canonical, state.alpha, plan, value)
+    state.residual = max(state.gap, rows)
     state.nit += 1
     _count(state, oracle)
     state.cache = _Cache(oracle, deadline, True)
     if not early:
-        _look_for_stall(solver, state, rows, gap)
+        _look_for_stall(solver, state, rows, state.gap)
     return state
+
+
+def _row_value(canonical: Canonical, alpha: Any) -> float:
+    with np.errstate(over="ignore", invalid="ignore"):
+        return row_dual(canonical.row_kind, canonical.row_weight, canonical.a, alpha)[0]
 
 
 def _pace_mu(state: ProximalState, early: bool, solved: bool) -> None:
@@ -287,35 +306,6 @@ def _look_for_stall(solver: Any, state: ProximalState, rows: float, gap: float) 
 def _count(state: ProximalState, oracle: ProximalOracle) -> None:
     state.count(evaluations=oracle.n_evaluations, scans=round(oracle.n_scans))
     oracle.n_evaluations, oracle.n_scans = 0, 0.0
-
-
-def _residual(
-    canonical: Canonical, alpha: Any, plan: tuple[Any, Any, Any], psi: float
-) -> tuple[float, float, float]:
-    """Residual of a plan, and its two parts: of the rows and of the gap."""
-    indptr, indices, values = plan
-    a, kind, weight = canonical.a, canonical.row_kind, canonical.row_weight
-    rows = np.bincount(indices, weights=values, minlength=canonical.m)
-    owner = np.repeat(np.arange(canonical.n), np.diff(indptr))
-    columns = np.bincount(owner, weights=values, minlength=canonical.n)
-    spent, size, norms = plan_value(canonical.cost, indptr, indices, values, canonical.k)
-    penalty = canonical.gamma * norms
-    paid = row_penalty(kind, weight, a, rows)
-    scale = size + penalty + abs(paid) or 1.0
-    gap = spent + penalty + paid + psi - row_dual(kind, weight, a, alpha)[0]
-    missing, error = a - rows, 0.0
-    if kind == EXACT:
-        error = float(np.sum(np.abs(missing)))
-    elif kind == UPPER:
-        slackness = float(np.sum(np.abs(alpha * missing))) / scale
-        error = max(float(np.sum(np.maximum(-missing, 0.0))), slackness)
-    if kind in (EXACT, UPPER):
-        gap += float(alpha @ missing)
-    error = max(error, float(np.sum(np.abs(columns - canonical.b))))
-    gap = abs(gap) / scale
-    if not np.isfinite(gap):
-        return math.inf, error, math.inf
-    return max(error, gap), error, gap
 
 
 class _Point(NamedTuple):
@@ -367,7 +357,15 @@ def _newton(
         steps += 1
         factorizations += system.factorizations
         system.factorizations = 0
+        length = float(np.max(np.abs(direction)))
+        limited = length > state.radius
+        if limited:
+            direction *= state.radius / length
         other, t = _search(canonical, state, oracle, point, direction)
+        if limited and t > 0.9:
+            state.radius *= _WIDER
+        elif t < 0.3:
+            state.radius = max(_NARROWER * state.radius, state.least)
         if other is None:
             state.damping = min(100.0 * state.damping + 1e-8, 1.0)
             state.shift = max(state.shift / 10.0, _SHIFT[0])

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from lowrank_opt.core.errors import MissingDependencyError
+from lowrank_opt.core.errors import MissingDependencyError, ParameterError
 from lowrank_opt.transport.canonical import EXACT, L2, Canonical
-from lowrank_opt.transport.costs import DenseCost, SparseCost, cost_block, restrict
+from lowrank_opt.transport.costs import DenseCost, PointCost, SparseCost, cost_block, restrict
 from lowrank_opt.transport.kernels_costs import scores_of_targets
 from lowrank_opt.transport.kernels_prox import cross_transform
 from lowrank_opt.transport.proximal import empty_plan
@@ -29,6 +29,8 @@ _COLD, _WARM = 0.3, 0.03
 _SOFT = 0.3
 _NEIGHBOURS = 12
 _SAMPLED = 256
+# Differences of costs smaller than this part of them are no scale.
+_ROUNDING = 1e-9
 # Pairs up to which a dense matrix is formed for plain transport without being asked.
 _LARGEST_EMD = 25_000_000
 
@@ -62,17 +64,32 @@ def typical_cost(canonical: Canonical) -> float:
     Returns
     -------
     float
-        A scale of costs; 0 if all costs of each column are equal.
+        A scale of costs; 0 if all costs of each column are equal. For rows with fixed sums, costs
+        are those less the means of their rows.
     """
+    return _mean_costs(canonical)[1]
+
+
+def _mean_costs(canonical: Canonical) -> tuple[Any, float]:
+    """Means of the rows (zero, if their sums are not fixed), and a scale of what is left."""
     columns = range(0, canonical.n, -(-canonical.n // _SAMPLED))
-    out, zeros = np.empty((1, canonical.m)), np.zeros(canonical.m)
+    out, means = np.empty((1, canonical.m)), np.zeros(canonical.m)
+    if canonical.row_kind == EXACT:
+        counts = np.zeros(canonical.m)
+        for j in columns:
+            scores_of_targets(canonical.cost, np.zeros(canonical.m), j, j + 1, out)
+            finite = out[0] > -np.inf
+            means[finite] -= out[0][finite]
+            counts += finite
+        means /= np.maximum(counts, 1.0)
     total, count = 0.0, 0
     for j in columns:
-        scores_of_targets(canonical.cost, zeros, j, j + 1, out)
+        scores_of_targets(canonical.cost, means, j, j + 1, out)
         finite = out[0][out[0] > -np.inf]
         total += float(np.sum(finite.max() - finite))
         count += len(finite)
-    return total / max(count, 1)
+    # Less than this is rounding.
+    return means, max(total / max(count, 1), _ROUNDING * float(np.mean(np.abs(means))))
 
 
 def _level(canonical: Canonical, share: float) -> float:
@@ -95,9 +112,10 @@ def zero_start(canonical: Canonical) -> Start:
     Returns
     -------
     Start
-        Zero potentials, empty plan.
+        Empty plan; potentials zero, or the mean costs of rows with fixed sums.
     """
-    return Start(np.zeros(canonical.m), empty_plan(canonical.n), _level(canonical, _COLD))
+    means, _ = _mean_costs(canonical)
+    return Start(means, empty_plan(canonical.n), _level(canonical, _COLD))
 
 
 def nested_start(
@@ -159,7 +177,7 @@ def _sampled(canonical: Canonical, rows: Any, columns: Any) -> Canonical:
     """The problem of a sample, with the same mass a row and the same regularisation a column."""
     a, b = canonical.a[rows], canonical.b[columns]
     share = len(columns) / canonical.n
-    a = a * (np.sum(canonical.a) / np.sum(a))
+    a = a * (np.sum(canonical.a) / (np.sum(a) or 1.0))
     if canonical.row_kind == EXACT:
         a = a / np.sum(a)
     weight = canonical.row_weight
@@ -187,6 +205,7 @@ def has_emd(canonical: Canonical) -> bool:
     """
     return (
         canonical.row_kind == EXACT
+        and not isinstance(canonical.cost, PointCost)  # its matrix is not formed unasked
         and canonical.m * canonical.n <= _LARGEST_EMD
         and not _has_forbidden(canonical)
         and importlib.util.find_spec("ot") is not None
@@ -208,9 +227,16 @@ def emd_start(canonical: Canonical) -> Start:
 
     Raises
     ------
+    ParameterError
+        The problem is not balanced, or has forbidden pairs.
     MissingDependencyError
         POT is not installed.
     """
+    if canonical.row_kind != EXACT or _has_forbidden(canonical):
+        raise ParameterError(
+            "SparsityConstrainedOT: start='emd' is for balanced problems without forbidden pairs; "
+            "use start='nested' or 'zero'"
+        )
     try:
         import ot
     except ImportError as error:
