@@ -30,7 +30,9 @@ for name in ("china", "flower"):
 # happen to have. With ``max_nnz=2`` every colour of the temple becomes a mixture of at most two
 # colours of the flower. ``gamma`` counts in the range of the costs, the squared distances of two
 # colours. ``rounding="columns"`` keeps the cap and lets the shares of the flower's colours be off
-# by what is printed; the default keeps the shares, at the price of far-fetched colours.
+# by what is printed; the default keeps the shares, at the price of far-fetched colours. For small
+# caps that error is large, and expected to be: every colour of the temple picks its few colours by
+# itself, and nothing makes the picks add up to the shares of the flower.
 
 mappers = {}
 for k in (None, 4, 2):

@@ -219,6 +219,12 @@ def test_terminal_shows_verdicts_reasons_and_tables():
     assert "peer" not in text  # no row has one
 
 
+def test_empty_cells_of_tables_are_dashes():
+    report = make_report(Section("a", tables=[Table(["plan", "gap"], [["p", None], ["q", 0.5]])]))
+    assert '<td class="number">–</td>' in report.to_html()
+    assert any(line.split() == ["p", "–"] for line in report.to_terminal().splitlines())
+
+
 def test_write(tmp_path):
     page, data = make_report(Section("ü")).write(tmp_path / "a" / "b", "name")
     assert page.name == "name.html"
@@ -312,6 +318,14 @@ def test_reproduce_survives_a_module_that_cannot_be_imported(monkeypatch):
     report = papers.reproduce("a")
     assert not report.ok
     assert "ModuleNotFoundError" in report.sections[0].error
+
+
+def test_the_title_names_a_single_reproduction(experiments):
+    experiments(
+        one=lambda scale, random_state: Section("A"), two=lambda scale, random_state: Section("B")
+    )
+    assert "<title>Reproduction: one</title>" in papers.reproduce("one").to_html()
+    assert "<title>Reproductions</title>" in papers.reproduce("all").to_html()
 
 
 def test_reproduce_fills_in_the_time(experiments):

@@ -138,7 +138,9 @@ def reproduce(
             sections.append(section)
             if progress is not None:
                 progress(section)
-    return Report(sections, scale, random_state, seconds=time.perf_counter() - began)
+    title = f"Reproduction: {names[0]}" if len(names) == 1 else "Reproductions"
+    seconds = time.perf_counter() - began
+    return Report(sections, scale, random_state, seconds=seconds, title=title)
 
 
 def _run(name: str, scale: str, random_state: int) -> list[Section]:

@@ -229,7 +229,7 @@ def _table(table: r.Table) -> str:
         )
 
     body = "\n".join(
-        f"<tr>{cells('td', (r.format_value(cell) for cell in row))}</tr>" for row in table.rows
+        f"<tr>{cells('td', (r.format_cell(cell) for cell in row))}</tr>" for row in table.rows
     )
     caption = f"<caption>{e(table.caption)}</caption>" if table.caption else ""
     return (

@@ -95,7 +95,7 @@ def reproduce(scale: str, *, random_state: int = 0) -> list[Section]:
     if np.isfinite(below):
         rows.append(
             Row(
-                "optimum minus the bound that the router reaches, a token", below,
+                "sanity check: optimum minus the bound that the router reaches, a token", below,
                 band=(-1e-6, None), source="weak duality: no potentials give more than the optimum",
                 note="smallest over the capacity factors, one group",
             )

@@ -374,7 +374,7 @@ class Report:
                         )
             for table in section.tables:
                 lines += ["", "  " + table.caption] if table.caption else [""]
-                body = [[format_value(cell) for cell in row] for row in table.rows]
+                body = [[format_cell(cell) for cell in row] for row in table.rows]
                 lines += _columns([table.columns, *body])
         lines += ["", f"{self.summary}; scale {self.scale}, {format_seconds(self.seconds)}"]
         lines += [f"note: {note}" for note in self.notes]
@@ -487,6 +487,11 @@ def format_value(value: float | str | None, unit: str = "") -> str:
     if not isinstance(value, str):
         value = f"{value:.0f}" if float(value).is_integer() and abs(value) < 1e6 else f"{value:.4g}"
     return f"{value} {unit}" if unit else value
+
+
+def format_cell(value: float | str | None) -> str:
+    """Format a cell of a table: as :func:`format_value`, a dash where there is nothing."""
+    return "–" if value is None else format_value(value)
 
 
 def format_seconds(seconds: float | None) -> str:

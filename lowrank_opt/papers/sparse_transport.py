@@ -284,7 +284,8 @@ def _line(size: dict[str, Any], seed: int) -> Section:
                  float(np.sum(C * T)), float(np.sum(np.abs(T.sum(axis=1) - a)))]
             )  # fmt: skip
         rows += [_gap_row(f"{name}, k = {k}", results[k]) for k in (2, 4)]
-    caps = "k = " + ", ".join("n" if k is None else str(k) for k in size["conic"])
+    finite = ", ".join(str(k) for k in size["conic"] if k is not None)
+    caps = f"caps {finite} and n (none)"
     rows = [
         Row(
             "linear program: cost over that of the monotone coupling, minus 1", worst["monotone"],
@@ -348,17 +349,18 @@ def _line(size: dict[str, Any], seed: int) -> Section:
 
 def _gap_row(name: str, result: Result) -> Row:
     """The proved gap of a plan that keeps the cap and the marginals, if one was found."""
-    title = f"{name}: gap of the plan to the lower bound, relative"
     if not keeps_marginals(result):
         return Row(
-            title, f"no plan found ({result.plan_status})",
+            f"{name}: gap of the plan to the lower bound, relative",
+            f"no plan found ({result.plan_status})",
             note="whether a plan with this cap and these marginals exists is NP-hard to decide",
         )  # fmt: skip
     gap = result.gap / abs(result.dual_value)
     return Row(
-        title, gap, band=(-1e-9, None), certificate=result.certificate.residual,
-        seconds=result.time, source="weak duality: no plan with the cap is below the bound",
-        note=f"plan status {result.plan_status!r}",
+        f"{name}: sanity check, the plan is not below the bound; its gap, relative", gap,
+        band=(-1e-9, None), certificate=result.certificate.residual, seconds=result.time,
+        source="weak duality: no plan with the cap is below the bound",
+        note=f"the size of the gap is reported, not judged; plan status {result.plan_status!r}",
     )  # fmt: skip
 
 
@@ -429,15 +431,17 @@ def _plane(size: dict[str, Any], seed: int) -> Section:
             source=_ABSTRACT["dense"], certificate=error,
         ),
         Row(
-            "cost of the quadratic plan minus that of the linear program",
+            "sanity check: cost of the quadratic plan minus that of the linear program",
             cells[2][3] - cells[0][3],
             band=(-1e-6, None), source="theory: no plan is cheaper than the linear program's",
         ),
     ]  # fmt: skip
 
+    first = next(iter(plans))
+
     def plot(figure: MatplotlibFigure) -> None:
         for axes, (label, T) in zip(figure.subplots(1, len(plans)), plans.items(), strict=True):
-            TransportPlanDisplay(T, X=X, Y=Y).plot(axes, linewidths=1.0)
+            TransportPlanDisplay(T, X=X, Y=Y).plot(axes, linewidths=1.0, legend=label == first)
             axes.set_title(label, fontsize=9)
             axes.grid(visible=False)
             axes.set_xticks([])

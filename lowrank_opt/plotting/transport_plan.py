@@ -16,8 +16,11 @@ if TYPE_CHECKING:
 
 __all__ = ["TransportPlanDisplay"]
 
-# Plans with more rows or columns are shown by the sums of blocks.
-_PIXELS = 1000
+# Blocks of a picture are at least so many pixels wide and high. With one pixel a block, axes that
+# a layout makes smaller later would leave some of them out.
+_BLOCK = 2.0
+# Points and lines get smaller where there are more.
+_POINT_SIZES, _LINE_WIDTHS = (2.0, 18.0), (0.25, 1.5)
 
 
 class TransportPlanDisplay:
@@ -40,6 +43,8 @@ class TransportPlanDisplay:
         The picture of the matrix.
     lines_ : matplotlib.collections.LineCollection or None
         The lines, in the order of ``plan.data``; the more opaque, the more mass.
+    shown_ : float
+        Share of the mass that the picture shows: 1, unless lines were left out.
     points_ : tuple of matplotlib.collections.PathCollection, or None
         Sources and targets.
 
@@ -101,7 +106,14 @@ class TransportPlanDisplay:
         return cls(plan, X=X, Y=Y)
 
     def plot(
-        self, ax: Any = None, *, kind: str = "auto", color: Any = "C0", **options: Any
+        self,
+        ax: Any = None,
+        *,
+        kind: str = "auto",
+        color: Any = "C0",
+        max_lines: int | None = 1000,
+        legend: bool = True,
+        **options: Any,
     ) -> TransportPlanDisplay:
         """Draw the plan.
 
@@ -110,13 +122,18 @@ class TransportPlanDisplay:
         ax : matplotlib.axes.Axes or None, default=None
             Where to draw; ``None``: a new figure.
         kind : {"auto", "image", "lines"}, default="auto"
-            "image": the matrix, pairs without mass left blank; a plan with more than 1000 rows or
-            columns is summed over blocks. "lines": a line for every pair with mass. "auto": lines
-            when there are points.
+            "image": the matrix, pairs without mass left blank; a plan with more rows or columns
+            than half the pixels of the axes is summed over blocks. "lines": a line for every pair
+            with mass. "auto": lines when there are points.
         color : matplotlib color, default="C0"
             Colour of the lines.
+        max_lines : int or None, default=1000
+            Draw only so many lines, those with the largest masses; ``None``: all.
+        legend : bool, default=True
+            Say, beside lines, which points are sources and which are targets.
         **options
-            For ``Axes.imshow`` or ``matplotlib.collections.LineCollection``.
+            For ``Axes.imshow`` or ``matplotlib.collections.LineCollection``. Without
+            ``linewidths`` lines are the thinner the more there are.
 
         Returns
         -------
@@ -128,12 +145,14 @@ class TransportPlanDisplay:
         MissingDependencyError
             If matplotlib is not installed.
         ParameterError
-            Another `kind`, or lines without points.
+            Another `kind`, lines without points, or no lines.
         """
         if kind not in ("auto", "image", "lines"):
             raise ParameterError(f"kind={kind!r} must be one of auto, image, lines")
         if kind == "lines" and self.X is None:
             raise ParameterError("kind='lines' needs the points X and Y of the display")
+        if max_lines is not None and max_lines < 1:
+            raise ParameterError(f"max_lines={max_lines!r} must be at least 1, or None")
         if ax is None:
             try:
                 import matplotlib.pyplot as plt
@@ -143,41 +162,61 @@ class TransportPlanDisplay:
                 ) from error
             _, ax = plt.subplots()
         self.image_ = self.lines_ = self.points_ = None
+        self.shown_ = 1.0
         if self.X is None or kind == "image":
             self._image(ax, options)
         else:
-            self._lines(ax, color, options)
+            self._lines(ax, color, max_lines, legend, options)
         self.ax_, self.figure_ = ax, ax.figure
         return self
 
     def _image(self, ax: Any, options: dict[str, Any]) -> None:
         m, n = self.plan.shape
-        pixels = np.ma.masked_equal(_pixels(self.plan), 0.0)
         options = {
             "cmap": "viridis", "vmin": 0.0, "aspect": "auto", "interpolation": "nearest", **options
         }  # fmt: skip
+        box = ax.get_window_extent()
+        height, width = box.height, box.width
+        if options["aspect"] == "equal":
+            side = min(height / m, width / n)
+            height, width = side * m, side * n
+        sums = _block_sums(self.plan, int(height / _BLOCK), int(width / _BLOCK))
         # The edges of pixels are between the numbers of rows and columns.
-        self.image_ = ax.imshow(pixels, extent=(-0.5, n - 0.5, m - 0.5, -0.5), **options)
+        self.image_ = ax.imshow(
+            np.ma.masked_equal(sums, 0.0), extent=(-0.5, n - 0.5, m - 0.5, -0.5), **options
+        )
         ax.grid(visible=False)
         ax.set_xlabel("target")
         ax.set_ylabel("source")
 
-    def _lines(self, ax: Any, color: Any, options: dict[str, Any]) -> None:
+    def _lines(
+        self, ax: Any, color: Any, max_lines: int | None, legend: bool, options: dict[str, Any]
+    ) -> None:
         from matplotlib.collections import LineCollection
         from matplotlib.colors import to_rgb
 
-        rows = self.plan.indices
+        mass, rows = self.plan.data, self.plan.indices
         cols = np.repeat(np.arange(self.plan.shape[1]), np.diff(self.plan.indptr))
+        if max_lines is not None and len(mass) > max_lines:
+            heaviest = np.sort(np.argsort(-mass, kind="stable")[:max_lines])
+            self.shown_ = float(mass[heaviest].sum() / mass.sum())
+            mass, rows, cols = mass[heaviest], rows[heaviest], cols[heaviest]
         colors = np.empty((len(rows), 4))
         colors[:, :3] = to_rgb(color)
-        colors[:, 3] = self.plan.data / self.plan.data.max(initial=0.0)
+        colors[:, 3] = mass / mass.max(initial=0.0)
+        width = np.clip(15.0 / np.sqrt(max(1, len(mass))), *_LINE_WIDTHS)
+        options = {"linewidths": float(width), "zorder": 1, **options}
         segments = np.stack([self.X[rows], self.Y[cols]], axis=1)
-        self.lines_ = LineCollection(segments, colors=colors, zorder=1, **options)
+        self.lines_ = LineCollection(segments, colors=colors, **options)
         ax.add_collection(self.lines_)
+        size = float(np.clip(3600.0 / max(self.plan.shape), *_POINT_SIZES))
         self.points_ = (
-            ax.scatter(*self.X.T, s=18, color="C1", zorder=2, label="sources"),
-            ax.scatter(*self.Y.T, s=18, color="C2", zorder=2, label="targets"),
+            ax.scatter(*self.X.T, s=size, color="C1", zorder=2, label="sources"),
+            ax.scatter(*self.Y.T, s=size, color="C2", zorder=2, label="targets"),
         )
+        if legend:
+            # With a fixed place: to find the best one takes long where there are many points.
+            ax.legend(handles=self.points_, loc="upper left")
 
 
 def _points(name: str, value: ArrayLike | None, size: int) -> NDArray[np.float64] | None:
@@ -192,10 +231,10 @@ def _points(name: str, value: ArrayLike | None, size: int) -> NDArray[np.float64
     return points
 
 
-def _pixels(plan: Any) -> NDArray[np.float64]:
-    """Masses as a dense array of limited size."""
+def _block_sums(plan: Any, height: int, width: int) -> NDArray[np.float64]:
+    """Masses as a dense array with at most so many rows and columns."""
     m, n = plan.shape
-    height, width = min(m, _PIXELS), min(n, _PIXELS)
+    height, width = min(m, max(1, height)), min(n, max(1, width))
     cols = np.repeat(np.arange(n), np.diff(plan.indptr))
     place = (plan.indices.astype(np.int64) * height // m) * width + cols * width // n
     return np.bincount(place, weights=plan.data, minlength=height * width).reshape(height, width)

@@ -151,6 +151,7 @@ def test_row_of_a_gap_is_judged_only_when_there_is_a_plan():
     row = transport._gap_row("case", found)
     assert row.verdict == "within"
     assert row.ours == 0.25
+    assert "sanity check" in row.name  # "within" is no praise of the gap
     wrong = plane_result(plan_status="feasible", gap=-0.5, dual_value=2.0)
     assert transport._gap_row("case", wrong).verdict == "out"  # below a proved bound
     for status in ("columns", "relaxed", "none"):
