@@ -94,14 +94,60 @@ class Checkpoint:
         header, body = read_npz(self.path)
         if header.get("kind") != "checkpoint":
             raise CheckpointError(f"{self.path} holds a {header.get('kind')}, not a checkpoint")
-        differences = [
-            f"{key} is {value!r} here and {header.get(key)!r} in the file"
-            for key, value in _identity(problem, solver).items()
-            if header.get(key) != value
-        ]
-        if differences:
-            raise CheckpointError(f"{self.path} belongs to another run: {'; '.join(differences)}")
+        here = _identity(problem, solver)
+        found = differences(here, {key: header.get(key) for key in here}, "in the file")
+        if found:
+            raise CheckpointError(f"{self.path} belongs to another run: {'; '.join(found)}")
         return body["state"]
+
+
+def data_of(problem: Any) -> dict[str, Any] | None:
+    """Return the fingerprint of a problem as JSON gives it back, ``None`` if it has none.
+
+    Parameters
+    ----------
+    problem : object
+        Any problem.
+    """
+    try:
+        return dict(json.loads(json.dumps(dict(problem.fingerprint()))))
+    except (AttributeError, NotImplementedError, TypeError):
+        return None
+
+
+def differences(here: Any, there: Any, where: str, name: str = "") -> list[str]:
+    """Say which entries of two JSON trees differ, nested ones by their path.
+
+    Parameters
+    ----------
+    here, there : object
+        The trees.
+    where : str
+        Where the second one is, for the text.
+    name : str, default=""
+        Path to both.
+
+    Returns
+    -------
+    list of str
+        Such as ``["data.shape is [5, 5] here and [4, 4] in the file"]``.
+    """
+    if isinstance(here, dict) and isinstance(there, dict):
+        return [
+            text
+            for key in [*here, *(key for key in there if key not in here)]
+            for text in differences(
+                here.get(key), there.get(key), where, f"{name}.{key}" if name else str(key)
+            )
+        ]
+    if here == there:
+        return []
+    return [f"{name} is {_shown(here)} here and {_shown(there)} {where}"]
+
+
+def _shown(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:12]}...{text[-4:]}"
 
 
 def _identity(problem: Problem, solver: Solver) -> dict[str, Any]:

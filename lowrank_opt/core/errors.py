@@ -42,6 +42,23 @@ _CAPABILITIES = {
 }
 
 
+def in_words(capability: str) -> str:
+    """Return the name of a capability with what it means.
+
+    Parameters
+    ----------
+    capability : str
+        Name of a protocol; other texts are returned as they are.
+
+    Returns
+    -------
+    str
+        Such as ``"HasGradient (a gradient)"``.
+    """
+    meaning = _CAPABILITIES.get(capability)
+    return capability if meaning is None else f"{capability} ({meaning})"
+
+
 class LowRankOptError(Exception):
     """Base class of all errors raised on purpose by this library."""
 
@@ -83,8 +100,8 @@ class UnsupportedProblemError(LowRankOptError, TypeError):
     ) -> None:
         self.solver, self.problem = solver, problem
         self.missing, self.alternatives = tuple(missing), tuple(alternatives)
-        words = [f"{n} ({_CAPABILITIES[n]})" if n in _CAPABILITIES else n for n in self.missing]
-        text = f"{solver} cannot solve {problem}: it lacks {', '.join(words)}."
+        words = ", ".join(in_words(n) for n in self.missing)
+        text = f"{solver} cannot solve {problem}: it lacks {words}."
         if self.alternatives:
             text += f" Solvers that accept it: {', '.join(self.alternatives)}."
         else:
@@ -121,7 +138,7 @@ class MissingDependencyError(LowRankOptError, ImportError):
 
 
 class CheckpointError(LowRankOptError, ValueError):
-    """A checkpoint or result file cannot be used; the message says what differs."""
+    """A checkpoint, a result file or a state cannot be used; the message says what differs."""
 
 
 class SolverFailure(LowRankOptError, RuntimeError):

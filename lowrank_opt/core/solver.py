@@ -14,7 +14,14 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
-from lowrank_opt.core.errors import ParameterError, ProblemTypeError, UnsupportedProblemError
+from lowrank_opt.core.checkpoint import data_of, differences
+from lowrank_opt.core.errors import (
+    CheckpointError,
+    ParameterError,
+    ProblemTypeError,
+    UnsupportedProblemError,
+    in_words,
+)
 from lowrank_opt.core.params import COUNT, TOLERANCE, Interval, Parameters, StrOptions
 from lowrank_opt.core.progress import logger, open_progress
 from lowrank_opt.core.result import Result
@@ -22,7 +29,7 @@ from lowrank_opt.core.state import State, Status
 from lowrank_opt.core.threads import compile_clock, thread_limit
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
 
     from lowrank_opt.core.checkpoint import Checkpoint
     from lowrank_opt.core.history import History
@@ -33,6 +40,16 @@ __all__ = ["Solver"]
 # A converged result may miss its tolerance by this factor when the problem grades it: solver and
 # certificate round differently. Beyond it the status is STALLED.
 CERTIFICATE_FACTOR = 10.0
+
+# A problem made from data, and the front door that takes data, by what a solver requires.
+_EXAMPLES = {
+    "HasObservations": (
+        "MatrixCompletion.from_dense(X, rank=5)",
+        "lowrank_opt.complete(X, rank=5)",
+    ),
+    "HasTransport": ("TransportProblem(a, b, C)", "lowrank_opt.transport.sparse_ot(C, a, b)"),
+    "HasMeasurements": ("MatrixSensing.from_dense(A, y, rank=5)", ""),
+}
 
 
 class Solver(Parameters, abc.ABC):
@@ -190,7 +207,8 @@ class Solver(Parameters, abc.ABC):
             :meth:`accepts`); the message lists solvers that do fit.
         """
         self.validate_params()
-        check_is_problem(problem, f"{type(self).__name__}.solve")
+        names = [p.__name__ for p in self.requires]
+        check_is_problem(problem, f"{type(self).__name__}.solve", names)
         missing = [p.__name__ for p in self.requires if not isinstance(problem, p)]
         missing = missing or self.accepts(problem)
         if missing:
@@ -221,7 +239,7 @@ class Solver(Parameters, abc.ABC):
             Warm start, in the form of ``Result.x``. Not used when the run goes on from a
             checkpoint.
         state : State or None, default=None
-            State of an earlier run, to go on with the same bits. It is copied.
+            State of an earlier run on the same data, to go on with the same bits. It is copied.
         callback : callable or None, default=None
             Called after each check with one argument, ``intermediate_result``: a `Result` with
             ``x``, ``fun``, ``nit``, ``residual``, ``time`` and ``state``. ``x``, ``fun`` and
@@ -244,18 +262,35 @@ class Solver(Parameters, abc.ABC):
         Raises
         ------
         ParameterError, UnsupportedProblemError
-            See :meth:`check`.
+            See :meth:`check`; or a keyword that is not what it should be.
+        ProblemTypeError
+            `x0` is a `Result` instead of a point.
+        CheckpointError
+            `state` or the file of `checkpoint` belongs to other data; the message lists what
+            differs.
         """
         self.check(problem)
+        caller = f"{type(self).__name__}.solve"
         if x0 is not None and state is not None:
+            raise ParameterError(f"{caller}: give x0 (warm start) or state (resume), not both")
+        _check_start(caller, x0)
+        if callback is not None and not callable(callback):
             raise ParameterError(
-                f"{type(self).__name__}.solve: give x0 (warm start) or state (resume), not both"
+                f"{caller}: callback={callback!r} is a {type(callback).__name__}; expected a "
+                "function of one argument, such as callback=lambda intermediate_result: ..."
             )
+        if history is not None and not hasattr(history, "record"):
+            raise ParameterError(
+                f"{caller}: history={history!r} is a {type(history).__name__}; expected a "
+                "lowrank_opt.core.History, such as history=History(every=10)"
+            )
+        if state is not None:
+            _check_state(caller, state, problem)
         if checkpoint is not None:
             if not hasattr(checkpoint, "due"):
                 raise ParameterError(
-                    f"{type(self).__name__}.solve: checkpoint={checkpoint!r} is a "
-                    f"{type(checkpoint).__name__}; expected a lowrank_opt.core.Checkpoint, such as "
+                    f"{caller}: checkpoint={checkpoint!r} is a {type(checkpoint).__name__}; "
+                    "expected a lowrank_opt.core.Checkpoint, such as "
                     "Checkpoint('run.npz', resume=True)"
                 )
             checkpoint.check(problem, self)
@@ -266,7 +301,7 @@ class Solver(Parameters, abc.ABC):
                 state = checkpoint.load(problem, self)
         with (
             thread_limit(self.n_threads, self.blas_threads),
-            _deferred_interrupt() as interrupt,
+            deferred_interrupt() as interrupt,
             open_progress(progress, type(self).__name__) as bar,
         ):
             return self._run(problem, x0, state, callback, history, bar, checkpoint, interrupt)
@@ -281,6 +316,7 @@ class Solver(Parameters, abc.ABC):
         intact = True
         if state is None:
             state = self.init(problem, x0)
+            state.data = data_of(problem)
             elapsed = time.perf_counter() - start
             setup_time = max(0.0, elapsed - (compile_clock.read() - compiled))
             state.time += setup_time
@@ -422,8 +458,10 @@ class Solver(Parameters, abc.ABC):
             Iterations between two states.
         """
         self.check(problem)
+        _check_start(f"{type(self).__name__}.iterate", x0)
         with thread_limit(self.n_threads, self.blas_threads), _timed() as elapsed:
             state = self.init(problem, x0)
+            state.data = data_of(problem)
         state.time += elapsed()
         while self.terminate(problem, state) is None and state.nit < self.max_iter:
             with thread_limit(self.n_threads, self.blas_threads), _timed() as elapsed:
@@ -440,7 +478,27 @@ def _timed() -> Iterator[Callable[[], float]]:
     seconds = max(0.0, time.perf_counter() - start - (compile_clock.read() - compiled))
 
 
-def check_is_problem(problem: Any, caller: str) -> None:
+def _check_start(caller: str, x0: Any) -> None:
+    if isinstance(x0, Result):
+        raise ProblemTypeError(f"{caller}: x0 is a Result; give its point, x0=result.x")
+
+
+def _check_state(caller: str, state: Any, problem: Any) -> None:
+    if not isinstance(state, State):
+        cure = "state=result.state" if isinstance(state, Result) else "that of an earlier result"
+        raise ParameterError(
+            f"{caller}: state is a {type(state).__name__}; expected a State: give {cure}"
+        )
+    before, now = state.data, data_of(problem)
+    if before is not None and now is not None and before != now:
+        found = "; ".join(differences({"data": now}, {"data": before}, "in the state"))
+        raise CheckpointError(
+            f"{caller}: state belongs to a run on another problem: {found}. To start from its "
+            "point, give x0=result.x"
+        )
+
+
+def check_is_problem(problem: Any, caller: str, required: Iterable[str] | None = None) -> None:
     """Raise when data were given where a problem is expected.
 
     Parameters
@@ -449,15 +507,30 @@ def check_is_problem(problem: Any, caller: str) -> None:
         What was given.
     caller : str
         Name of the function the user called, for the message.
+    required : iterable of str or None, default=None
+        Names of the capabilities that the problem needs, for the message; ``None``: any problem
+        will do.
     """
     data = isinstance(problem, (list, tuple, dict, str, type(None), type))
     if data or any(hasattr(problem, name) for name in ("__array__", "tocsr", "__dataframe__")):
         name = problem.__name__ if isinstance(problem, type) else type(problem).__name__
+        required = list(required or [])
+        fits = (
+            [_EXAMPLES[n] for n in required if n in _EXAMPLES]
+            if required
+            else ([_EXAMPLES["HasObservations"], _EXAMPLES["HasTransport"]])
+        )
+        text = "expected a problem made from the data"
+        if fits:
+            text += f", such as {' or '.join(problem for problem, _ in fits)}"
+        elif required:
+            text += f", with {' and '.join(in_words(n) for n in required)}"
+        doors = [door for _, door in fits if door]
+        if doors:
+            text += f", or take a front door for data: {' or '.join(doors)}"
         raise ProblemTypeError(
             f"{caller}: problem is {'the class' if isinstance(problem, type) else 'a'} {name}; "
-            "expected a problem made from the data, such as "
-            "MatrixCompletion.from_dense(X, rank=5), or take a front door for data: "
-            "lowrank_opt.complete(X, rank=5)"
+            + text
         )
 
 
@@ -533,7 +606,7 @@ class _Interrupt:
 
 
 @contextlib.contextmanager
-def _deferred_interrupt() -> Iterator[_Interrupt]:
+def deferred_interrupt() -> Iterator[_Interrupt]:
     """Turn the first Ctrl-C into a request to stop after the current step.
 
     A step works in place: an exception in its middle would leave a state that cannot resume.

@@ -57,6 +57,9 @@ class State:
         Best point so far in the problem's natural form; kept by solvers that are not monotone.
     best_residual : float
         Residual of `best`.
+    data : dict or None
+        Fingerprint of the problem's data, by which a resumed run knows that they are the same;
+        ``None``: not known.
     cache : object
         What can be rebuilt from the problem and the other fields (copies of data in another
         order, work space); never stored, ``None`` after a copy, a checkpoint or the end of a run.
@@ -73,6 +76,7 @@ class State:
     message: str = ""
     best: Any = None
     best_residual: float = np.inf
+    data: dict[str, Any] | None = field(default=None, repr=False)
     cache: Any = field(default=None, repr=False, compare=False)
 
     def __getstate__(self) -> dict[str, Any]:

@@ -13,6 +13,7 @@ import scipy.sparse as sp
 from lowrank_opt.core import errors
 from lowrank_opt.core.errors import ParameterError, ProblemError
 from lowrank_opt.core.params import Interval, did_you_mean, validate_parameters
+from lowrank_opt.core.solver import deferred_interrupt
 from lowrank_opt.core.state import Status
 from lowrank_opt.transport.certificates import support_norms
 from lowrank_opt.transport.problems import TransportProblem
@@ -34,6 +35,11 @@ __all__ = [
 ]
 
 _SOLVE_KEYWORDS = ("x0", "state", "callback", "history", "progress", "checkpoint")
+# What others call it.
+_ALIASES = {
+    "M": "C", "cap": "max_nnz", "k": "max_nnz", "numItermax": "max_iter", "reg": "gamma",
+    "stopThr": "tol",
+}  # fmt: skip
 _USER_STOPPED = (Status.STOPPED_BY_CALLBACK, Status.INTERRUPTED)
 
 
@@ -268,8 +274,10 @@ class RegularizationPath:
         Strengths of the quadratic term, as they were given.
     max_nnzs : list of int or None
         Caps, as they were given.
-    results : list of list of Result
-        ``results[i][j]`` belongs to ``gammas[i]`` and ``max_nnzs[j]``.
+    results : list of list of Result or None
+        ``results[i][j]`` belongs to ``gammas[i]`` and ``max_nnzs[j]``; ``None`` for pairs that
+        were not reached, because the callback or Ctrl-C ended the path. Arrays of numbers have
+        NaN there, those of integers -1, and ``converged`` is False.
 
     Attributes
     ----------
@@ -293,8 +301,10 @@ class RegularizationPath:
     max_nnzs: list[int | None]
     results: list[list[Any]]
 
-    def _table(self, read: Any, dtype: Any = np.float64) -> NDArray[Any]:
-        return np.array([[read(result) for result in row] for row in self.results], dtype=dtype)
+    def _table(self, read: Any, dtype: Any = np.float64, missing: Any = np.nan) -> NDArray[Any]:
+        return np.array(
+            [[missing if r is None else read(r) for r in row] for row in self.results], dtype=dtype
+        )
 
     @property
     def values(self) -> NDArray[Any]:
@@ -324,12 +334,12 @@ class RegularizationPath:
     @property
     def nonzeros(self) -> NDArray[Any]:
         """Nonzeros of the plans."""
-        return self._table(lambda r: int(r.x.counts().sum()), np.int64)
+        return self._table(lambda r: int(r.x.counts().sum()), np.int64, -1)
 
     @property
     def longest(self) -> NDArray[Any]:
         """Nonzeros of the longest column (or row)."""
-        return self._table(lambda r: r.max_nnz, np.int64)
+        return self._table(lambda r: r.max_nnz, np.int64, -1)
 
     @property
     def residuals(self) -> NDArray[Any]:
@@ -339,12 +349,12 @@ class RegularizationPath:
     @property
     def converged(self) -> NDArray[Any]:
         """Whether the solver converged."""
-        return self._table(lambda r: r.success, bool)
+        return self._table(lambda r: r.success, bool, False)
 
     @property
     def iterations(self) -> NDArray[Any]:
         """Iterations of the solver."""
-        return self._table(lambda r: r.nit, np.int64)
+        return self._table(lambda r: r.nit, np.int64, -1)
 
     @property
     def seconds(self) -> NDArray[Any]:
@@ -354,9 +364,10 @@ class RegularizationPath:
     def __repr__(self) -> str:
         n_gammas, n_caps = len(self.gammas), len(self.max_nnzs)
         done = int(self.converged.sum())
+        left = sum(result is None for row in self.results for result in row)
         return (
             f"RegularizationPath({n_gammas} strengths, {n_caps} caps: {done} of "
-            f"{n_gammas * n_caps} converged)"
+            f"{n_gammas * n_caps} converged{f', {left} not reached' if left else ''})"
         )
 
 
@@ -408,7 +419,9 @@ def ot_regularization_path(
     -------
     RegularizationPath
         Results in the order of `gammas` and `max_nnzs`, each with its own certificate, and their
-        values, bounds, nonzeros and times as arrays.
+        values, bounds, nonzeros and times as arrays. ``StopIteration`` from the callback, or
+        Ctrl-C, ends the whole path: the results so far are returned, those of the other pairs
+        are ``None``.
 
     Raises
     ------
@@ -458,16 +471,27 @@ def ot_regularization_path(
         for i, gamma in enumerate(gammas)
         for j, cap in enumerate(caps)
     }
+    _check_method(caller, solver, first.canonical, problems.values())
     length = first.shape[first.axis]
     strengths = np.argsort(gammas, kind="stable")
     sizes = np.argsort([-(length if cap is None else cap) for cap in caps], kind="stable")
     results: dict[tuple[int, int], Result] = {}
-    for place, j in enumerate(sizes):
-        for rank, i in enumerate(strengths):
+    with deferred_interrupt() as interrupt:
+        callback = keywords.get("callback")
+        watch = _Watch(callback, interrupt)
+        if callback is None or callable(callback):  # what is neither is for the solver to refuse
+            keywords["callback"] = watch
+        for place, rank in np.ndindex(len(caps), len(gammas)):
+            i, j = int(strengths[rank]), int(sizes[place])
             near = (strengths[rank - 1], j) if rank else (i, sizes[place - 1]) if place else None
             x0 = None if near is None else results[near].x
-            results[i, j] = solver.solve(problems[i, j], x0=x0, **keywords)
-    table = [[results[i, j] for j in range(len(caps))] for i in range(len(gammas))]
+            try:
+                results[i, j] = watch.relabel(solver.solve(problems.pop((i, j)), x0=x0, **keywords))
+            except KeyboardInterrupt:  # the second time
+                break
+            if watch.over or results[i, j].status in _USER_STOPPED:
+                break
+    table = [[results.get((i, j)) for j in range(len(caps))] for i in range(len(gammas))]
     path = RegularizationPath(np.array(gammas), caps, table)
     missed = [(gammas[i], caps[j]) for (i, j), result in results.items() if _is_unfinished(result)]
     if missed:
@@ -476,6 +500,50 @@ def ot_regularization_path(
             f"converged, the first {missed[0]}; look at results[i][j].message"
         )
     return path
+
+
+class _Watch:
+    """A callback that knows whether the path is to end."""
+
+    def __init__(self, callback: Any, interrupt: Any) -> None:
+        self.callback, self.interrupt, self.stopped = callback, interrupt, False
+
+    @property
+    def over(self) -> bool:
+        return self.stopped or bool(self.interrupt.raised)
+
+    def __call__(self, intermediate_result: Any) -> None:
+        if self.callback is not None:
+            try:
+                self.callback(intermediate_result)
+            except StopIteration:
+                self.stopped = True
+        if self.over:
+            raise StopIteration
+
+    def relabel(self, result: Result) -> Result:
+        """Say that it was Ctrl-C, which reaches the solver as the stop of a callback."""
+        if result.status is Status.STOPPED_BY_CALLBACK and not self.stopped:
+            result.status = Status.INTERRUPTED
+            result.message = result.message.replace("Stopped by the callback", "Interrupted")
+        return result
+
+
+def _check_method(caller: str, solver: Any, canonical: Any, problems: Any) -> None:
+    """Raise if the method does not solve every problem, given the canonical form of the first."""
+    if solver.method in ("auto", "ssnal"):
+        return
+    from lowrank_opt.transport.first_order import _check
+
+    for problem in problems:
+        cap = min(problem.cap, canonical.m)
+        if solver.method != "ssn":
+            _check(solver, dataclasses.replace(canonical, k=cap, gamma=float(problem.gamma)))
+        elif cap < canonical.m:
+            raise ParameterError(
+                f"{caller}: method='ssn' with max_nnz={cap} among max_nnzs; it is for problems "
+                "without a cap: use method='ssnal', or max_nnzs=[None]"
+            )
 
 
 def _grid(caller: str, gammas: Any, max_nnzs: Any) -> tuple[list[float], list[int | None]]:
@@ -517,9 +585,12 @@ def _sorted_out(
             keywords[name] = value
         else:
             choices = {*_problem_fields(), *known, *_SOLVE_KEYWORDS, *taken}
-            raise TypeError(
-                f"{caller} got an unexpected keyword {name!r}." + did_you_mean(name, choices)
-            )
+            hint = did_you_mean(name, choices)
+            if name in _ALIASES:
+                right = _ALIASES[name]
+                right = f"{right}s" if f"{right}s" in taken else right
+                hint = f" Did you mean {right!r}?"
+            raise TypeError(f"{caller} got an unexpected keyword {name!r}.{hint}")
     return fields, params, keywords
 
 

@@ -92,6 +92,21 @@ class TransportPlan(sp.csc_array):
         parts = (self.data, self.indices, self.indptr)
         return TransportPlan(parts, shape=self.shape, alpha=alpha, beta=beta, relaxed=relaxed)
 
+    def copy(self) -> TransportPlan:
+        """Return a copy with copies of potentials and relaxed plan."""
+        copied = super().copy()
+        return copied.with_potentials(
+            *(None if part is None else part.copy()
+              for part in (self.alpha, self.beta, self.relaxed))
+        )  # fmt: skip
+
+    def __repr__(self) -> str:
+        longest = int(np.max(np.diff(self.indptr), initial=0))
+        return (
+            f"TransportPlan({self.shape[0]} x {self.shape[1]}, {self.nnz} nonzeros, at most "
+            f"{longest} a column)"
+        )
+
     def to_fields(self) -> Mapping[str, Any]:
         """Return what a file has to hold, see :mod:`lowrank_opt.core.serialize`."""
         return {

@@ -61,8 +61,9 @@ _CHOOSERS = {
 class Routing:
     """Which token goes to which expert, for one group of tokens or several.
 
-    Arrays have the library, device and float dtype of the logits; ``...`` is the axis of groups,
-    or nothing. A chooser is an expert when experts choose tokens, a token when tokens choose.
+    Arrays have the library, device and float dtype of the logits (float32 for float16, float64
+    for integers); ``...`` is the axis of groups, or nothing. A chooser is an expert when experts
+    choose tokens, a token when tokens choose.
 
     Parameters
     ----------
@@ -70,7 +71,9 @@ class Routing:
         What each chooser is given, ascending: tokens of an expert, or experts of a token; -1
         fills up.
     weights : array of shape (..., choosers, k)
-        Combine weights: the gates of these pairs, 0 where there is none.
+        Combine weights: the gates of these pairs, 0 where there is none. They are the gates as
+        they are, and those of a token do not sum to 1; for matrices that do, divide the rows of
+        :meth:`dispatch`, see there.
     plan : array of shape (..., choosers, k)
         Masses of the transport plan, in units of a token.
     load : array of int64, of shape (..., experts)
@@ -117,6 +120,19 @@ class Routing:
         -------
         csr_array of shape (tokens, experts), or list of csr_array
             One matrix a group; stored entries are the pairs, also where a gate is 0.
+
+        Notes
+        -----
+        Rows sum to the gates that a token was given. For weights of sum 1 a token divide by that,
+        where it is not 0:
+
+        >>> import numpy as np
+        >>> from lowrank_opt.transport import TopKRouter
+        >>> W = TopKRouter("topk", n_chosen=2).route(np.array([[2.0, 1.0, 0.0]])).dispatch()
+        >>> sums = W.sum(axis=1)
+        >>> W.data /= np.repeat(np.where(sums > 0, sums, 1.0), np.diff(W.indptr))
+        >>> W.sum(axis=1)
+        array([1.])
         """
         backend = Backend.of(self.indices)
         indices, weights = (backend.to_numpy(part) for part in (self.indices, self.weights))
@@ -159,12 +175,14 @@ class TopKRouter(BaseEstimator):
         :class:`~lowrank_opt.transport.SparsityConstrainedOT`. For comparison: "topk" (tokens
         take their best experts), "expert_choice" (experts take their best tokens), "sinkhorn"
         (tokens take the largest entries of their row of the balanced entropic plan), "balanced"
-        (every token one expert, each expert its share, with the largest sum of gates).
+        (every token one expert, each expert its share, rounded down or up, with the largest sum
+        of gates).
     choose : {"experts", "tokens"}, default="experts"
         Whose number of choices is capped, for "sparse" and "exact"; the other methods decide
         themselves.
     n_chosen : int, default=1
-        Most experts of a token, where tokens choose; at most the number of experts.
+        Most experts of a token, where tokens choose; at most the number of experts. 1 for
+        "balanced" and where experts choose: how many experts want a token is up to them.
     capacity : int or None, default=None
         Most tokens of an expert. ``None``: :func:`~lowrank_opt.transport.expert_capacity` with
         the next two parameters, for ``n_chosen`` times the tokens where tokens choose. Where
@@ -178,7 +196,8 @@ class TopKRouter(BaseEstimator):
         Whom a full expert drops: what comes later in the order of the tokens, or tokens whose
         largest gate is smaller. First choices of all tokens come before second ones.
     scores : {"logits", "gates"}, default="logits"
-        Whether the input goes through a softmax over the experts.
+        Whether the input goes through a softmax over the experts ("logits"), or is the gates,
+        which are at least 0.
     gamma : float, default=1.0
         Strength of the quadratic term of "sparse" and "exact".
     reg : float, default=0.05
@@ -280,7 +299,12 @@ class TopKRouter(BaseEstimator):
         TopKRouter
             Itself.
         """
-        X = validate_data(self, X, dtype=[np.float64, np.float32])
+        X = validate_data(self, X, dtype=[np.float64, np.float32], allow_nd=True)
+        if X.ndim > 2:
+            raise ProblemError(
+                f"X has shape {X.shape}; fit takes one group, of shape (n_tokens, n_experts): "
+                "use route(X) for a batch of groups"
+            )
         self.routing_ = self.route(X)
         self.dispatch_ = self.routing_.dispatch()
         return self
@@ -308,7 +332,8 @@ class TopKRouter(BaseEstimator):
         Parameters
         ----------
         logits : array of shape (n_tokens, n_experts) or (n_groups, n_tokens, n_experts)
-            Logits, or gates, of any array-API library. Integers become float64.
+            Logits, or gates, of any array-API library. Integers become float64, float16 becomes
+            float32.
         potentials : array of shape (..., n_options) or None, default=None
             Where "sparse" starts, instead of 0: potentials of an earlier
             :class:`~lowrank_opt.transport.router.Routing`. When tokens choose they belong to the
@@ -322,9 +347,9 @@ class TopKRouter(BaseEstimator):
         Raises
         ------
         ProblemError
-            Logits that are not finite, empty, or of another number of axes.
+            Logits that are not finite, empty, or of another number of axes; negative gates.
         ParameterError
-            A parameter out of range.
+            A parameter out of range, or ``n_chosen`` above 1 where it has no meaning.
         UnsupportedBackendError
             The method is for numpy only.
         """
@@ -342,6 +367,23 @@ class TopKRouter(BaseEstimator):
                 f"TopKRouter: n_chosen={self.n_chosen} with {experts} experts; expected at most "
                 "as many"
             )
+        if self.n_chosen > 1 and (choose == "experts" or self.method == "balanced"):
+            if self.method == "balanced":
+                why = "gives every token one expert"
+            else:
+                why = "lets experts choose, and their number of tokens is capacity"
+            cure = ", or choose='tokens'" if self.method in ("sparse", "exact") else ""
+            raise ParameterError(
+                f"TopKRouter: n_chosen={self.n_chosen} with method={self.method!r}, which {why}; "
+                f"leave it at 1{cure}, or take method='topk'"
+            )
+        if self.scores == "gates":
+            negative = logits < 0
+            if bool(xp.any(negative)):
+                raise ProblemError(
+                    f"logits{_first_position(negative, xp)} is negative with scores='gates'; gates "
+                    "are at least 0: take scores='logits', or apply a softmax first"
+                )
         if potentials is not None and self.method != "sparse":
             raise ParameterError(
                 f"TopKRouter: potentials with method={self.method!r}; only 'sparse' starts "
@@ -456,8 +498,9 @@ class TopKRouter(BaseEstimator):
             else:
                 best = reference.largest(scores, k)
             indices = xp.sort(best, axis=-1)
-            plan = xp.full_like(xp.take_along_axis(turned, indices, axis=-1), mass / k)
-            sums = mass / k * xp.astype(_counts(indices, options), xp.float64)
+            each = mass / indices.shape[-1]
+            plan = xp.full_like(xp.take_along_axis(turned, indices, axis=-1), each)
+            sums = each * xp.astype(_counts(indices, options), xp.float64)
             choice = reference.Choice(indices, plan, sums, None, None)
         safe = xp.where(choice.indices >= 0, choice.indices, xp.zeros_like(choice.indices))
         weights = xp.take_along_axis(turned, safe, axis=-1)
@@ -541,6 +584,12 @@ class TopKRouter(BaseEstimator):
         return xp.where((indices >= 0) & fits, indices, -xp.ones_like(indices))
 
 
+def _first_position(mask: Any, xp: Any) -> list[int]:
+    """Return the indices of the first true entry."""
+    flat = int(xp.argmax(xp.astype(xp.reshape(mask, (-1,)), xp.int32)))
+    return [int(i) for i in np.unravel_index(flat, tuple(mask.shape))]
+
+
 def _other(choose: str) -> str:
     return "token" if choose == "experts" else "expert"
 
@@ -583,13 +632,17 @@ def _capped(plan: Any, k: int) -> sp.csc_array:
 
 
 def _balanced(gates: Any) -> Any:
-    """Expert of every token, with the same number of tokens each."""
+    """Expert of every token; the numbers of tokens of two experts differ by at most 1."""
     from scipy.optimize import linear_sum_assignment
 
     tokens, experts = gates.shape
-    places = np.repeat(np.arange(experts), -(-tokens // experts))
-    _, chosen = linear_sum_assignment(-gates[:, places])
-    return places[chosen][:, None]
+    share, more = divmod(tokens, experts)
+    gains = np.tile(np.asarray(gates, np.float64), (1, share + (more > 0)))
+    if more:
+        # More than what moving a token can cost: the places of the rounded-down share fill first.
+        gains[:, : experts * share] += 2.0 * np.ptp(gates) + 1.0
+    _, chosen = linear_sum_assignment(gains, maximize=True)
+    return (chosen % experts)[:, None]
 
 
 def _without_groups(routing: Routing) -> Routing:

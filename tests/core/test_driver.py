@@ -16,6 +16,7 @@ from lowrank_opt.core import (
     Checkpoint,
     History,
     ParameterError,
+    ProblemError,
     Result,
     Status,
     UnsupportedProblemError,
@@ -378,6 +379,34 @@ def test_ctrl_c_while_starting_gives_the_starting_point():
 
     result = Pressed().solve(make_quadratic())
     assert (result.status, result.nit) == (Status.INTERRUPTED, 0)
+
+
+@pytest.mark.parametrize(
+    ("keywords", "match"),
+    [
+        ({"history": True}, r"history=True is a bool; expected .*History\(every=10\)"),
+        ({"history": []}, r"history=\[\] is a list; expected"),
+        ({"callback": 1}, "callback=1 is a int; expected a function of one argument"),
+        ({"state": {}}, "state is a dict; expected a State"),
+        ({"state": Result()}, r"state is a Result; .*state=result\.state"),
+    ],
+)
+def test_keywords_are_checked_before_the_run(keywords, match):
+    class Never(GradientDescent):
+        def init(self, problem, x0=None):
+            pytest.fail("the run has begun")
+
+    with pytest.raises(ParameterError, match=rf"Never\.solve: {match}"):
+        Never().solve(make_quadratic(), **keywords)
+
+
+def test_a_result_is_no_start():
+    problem = make_quadratic()
+    result = GradientDescent().solve(problem)
+    with pytest.raises(ProblemError, match=r"GradientDescent\.solve: x0 is a Result.*x0=result\.x"):
+        GradientDescent().solve(problem, x0=result)
+    with pytest.raises(TypeError, match=r"GradientDescent\.iterate: x0 is a Result"):
+        next(GradientDescent().iterate(problem, x0=result))
 
 
 def test_x0_and_state_exclude_each_other():

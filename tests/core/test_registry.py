@@ -161,11 +161,28 @@ def test_warmup(family):
 
 @pytest.mark.parametrize("data", [np.eye(3), [[1.0]], None, "data", GradientDescent])
 def test_data_are_no_problem(family, data):
-    match = r"expected a problem made from the data.*MatrixCompletion\.from_dense.*complete"
-    with pytest.raises(ProblemError, match=r"lowrank_opt\.solve: problem is .*" + match):
+    match = r"MatrixCompletion\.from_dense.*TransportProblem.*complete.*sparse_ot"
+    with pytest.raises(
+        ProblemError,
+        match=r"lowrank_opt\.solve: problem is .*expected a problem made from the data.*" + match,
+    ):
         solve(data)
+    match = r"expected a problem made from the data, with HasGradient \(a gradient\)$"
     with pytest.raises(ProblemError, match=r"GradientDescent\.solve: problem is .*" + match):
         GradientDescent().solve(data)
+
+
+def test_data_are_no_problem_and_the_message_names_one_that_fits():
+    from lowrank_opt.recovery import AlternatingMinimization
+    from lowrank_opt.transport import SparsityConstrainedOT
+
+    for solver, right, wrong in (
+        (SparsityConstrainedOT(), r"TransportProblem\(a, b, C\).*sparse_ot", "MatrixCompletion"),
+        (AlternatingMinimization(), r"MatrixCompletion\.from_dense.*complete", "Transport"),
+    ):
+        with pytest.raises(ProblemError, match=right) as caught:
+            solver.solve(np.eye(3))
+        assert wrong not in str(caught.value)
 
 
 def test_capabilities_are_described_in_words(family):

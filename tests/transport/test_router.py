@@ -207,9 +207,10 @@ def test_many_steps_approach_the_optimum(choose, k):
         [*constraints, cp.sum(Z, axis=0) <= k, *cones],
     )
     optimum = program.solve(solver="CLARABEL")
-    few = TopKRouter(choose=choose, capacity=3, n_chosen=2, multiple_of=1).route(X).dual_value
-    many = TopKRouter(choose=choose, capacity=3, n_chosen=2, n_iter=3000).route(X).dual_value
-    exact = TopKRouter("exact", choose=choose, capacity=3, n_chosen=2).route(X).dual_value
+    options = {"choose": choose, "capacity": 3, "n_chosen": 2 if choose == "tokens" else 1}
+    few = TopKRouter(**options, multiple_of=1).route(X).dual_value
+    many = TopKRouter(**options, n_iter=3000).route(X).dual_value
+    exact = TopKRouter("exact", **options).route(X).dual_value
     assert few < many <= optimum + 1e-6
     np.testing.assert_allclose(many, optimum, rtol=0, atol=5e-3)
     np.testing.assert_allclose(exact, optimum, rtol=0, atol=1e-4)
@@ -266,10 +267,65 @@ def test_balanced_is_the_best_assignment():
     assert not routing.dropped.any()
 
 
-def test_balanced_serves_all_when_experts_do_not_divide_tokens():
-    routing = TopKRouter("balanced").route(logits((7, 3)))
-    assert sorted(routing.load) in ([1, 3, 3], [2, 2, 3])
+@pytest.mark.parametrize("scale", [1.0, 1e6])
+@pytest.mark.parametrize("shape", [(7, 3), (5, 3), (6, 4), (3, 5)])
+def test_balanced_is_the_best_when_experts_do_not_divide_tokens(shape, scale):
+    tokens, experts = shape
+    gates = scale * softmax(3.0 * logits(shape, seed=9))
+    routing = TopKRouter("balanced", scores="gates").route(gates)
+    sums = []
+    for choice in product(range(experts), repeat=tokens):
+        load = np.bincount(choice, minlength=experts)
+        if load.max() - load.min() <= 1:
+            sums.append(sum(gates[i, j] for i, j in enumerate(choice)))
+    assert np.ptp(routing.load) == 1
+    np.testing.assert_allclose(routing.gate_sum, max(sums), rtol=1e-12)
     assert not routing.dropped.any()
+
+
+def test_balanced_gives_every_expert_its_share():
+    for seed in range(5):
+        load = TopKRouter("balanced").route(logits((9, 8), seed=seed)).load
+        assert sorted(load) == [1] * 7 + [2]
+    routing = TopKRouter("balanced").route(logits((12, 4)))
+    np.testing.assert_allclose([routing.plan.sum(), routing.row_residual], [12.0, 0.0])
+
+
+@pytest.mark.parametrize(
+    ("params", "message"),
+    [
+        ({"method": "balanced"}, "n_chosen=2 with method='balanced', which gives every token one"),
+        ({}, "n_chosen=2 with method='sparse', which lets experts choose.*choose='tokens'"),
+        ({"method": "exact"}, "n_chosen=2 with method='exact'.*choose='tokens'"),
+        ({"method": "expert_choice"}, "n_chosen=2 with method='expert_choice'.*method='topk'"),
+    ],
+)
+def test_n_chosen_that_would_do_nothing_is_refused(params, message):
+    with pytest.raises(ParameterError, match=message):
+        TopKRouter(**params, n_chosen=2).route(logits())
+
+
+@pytest.mark.parametrize("library", ["numpy", "array_api_strict", "torch"])
+def test_negative_gates_are_refused(library):
+    xp = pytest.importorskip(library)
+    X = softmax(logits())
+    X[1, 2, 3] = X[2, 0, 0] = -0.5
+    with pytest.raises(ProblemError, match=r"logits\[1, 2, 3\] is negative with scores='gates'"):
+        TopKRouter(scores="gates").route(xp.asarray(X))
+
+
+def test_fit_points_to_route_for_a_batch():
+    with pytest.raises(ProblemError, match=r"X has shape \(3, 48, 8\).*route\(X\)"):
+        TopKRouter().fit(logits())
+
+
+def test_weights_can_be_made_to_sum_to_one():
+    routing = TopKRouter("topk", n_chosen=2).route(logits((48, 8)))
+    W = routing.dispatch()
+    sums = W.sum(axis=1)
+    assert (sums < 1.0).all()
+    W.data /= np.repeat(np.where(sums > 0, sums, 1.0), np.diff(W.indptr))
+    np.testing.assert_allclose(W.sum(axis=1), ~routing.dropped)
 
 
 def test_sinkhorn_plan_has_its_marginals():
@@ -367,7 +423,10 @@ def test_potentials_go_on_where_another_run_ended():
 def test_other_libraries_give_the_same(library, method):
     xp = pytest.importorskip(library)
     X = logits()
-    for options in ({}, {"choose": "tokens", "n_chosen": 2}, {"priority": "gates", "capacity": 4}):
+    n_chosen = 1 if method == "expert_choice" else 2
+    for options in (
+        {}, {"choose": "tokens", "n_chosen": n_chosen}, {"priority": "gates", "capacity": 4},
+    ):  # fmt: skip
         model = TopKRouter(method, **options)
         ours, theirs = model.route(X), model.route(xp.asarray(X))
         for name in ("indices", "load", "n_experts", "weights", "plan", "row_residual"):
@@ -387,8 +446,8 @@ def test_gates_are_taken_as_they_are():
     a = TopKRouter(scores="gates").route(softmax(X))
     b = TopKRouter().route(X)
     np.testing.assert_array_equal(a.indices, b.indices)
-    everything = TopKRouter("expert_choice", scores="gates", capacity=48).route(X)
-    np.testing.assert_array_equal(everything.weights, np.swapaxes(X, 1, 2))
+    everything = TopKRouter("expert_choice", scores="gates", capacity=48).route(X**2)
+    np.testing.assert_array_equal(everything.weights, np.swapaxes(X**2, 1, 2))
 
 
 def test_fit_keeps_one_group():
@@ -414,7 +473,7 @@ def test_inputs_are_not_changed():
     start.flags.writeable = False
     for method in METHODS:
         TopKRouter(method).route(X)
-    TopKRouter(scores="gates").route(X, potentials=start)
+    TopKRouter().route(X, potentials=start)
 
 
 def test_extreme_logits_give_no_nan():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import signal
 import warnings
 
 import numpy as np
@@ -10,7 +11,7 @@ import pytest
 import scipy.optimize
 import scipy.sparse as sp
 
-from lowrank_opt.core import History
+from lowrank_opt.core import History, Result
 from lowrank_opt.core.errors import (
     AccuracyWarning,
     ConvergenceWarning,
@@ -187,6 +188,9 @@ def test_unknown_keywords_name_the_closest(function):
         ("histroy_size", "history_size"),
         ("calback", "callback"),
         ("max_iters", "max_iter"),
+        ("numItermax", "max_iter"),
+        ("k", "max_nnzs" if more else "max_nnz"),
+        ("reg", "gammas" if more else "gamma"),
     ):
         with pytest.raises(TypeError, match=f"{function.__name__} .*{wrong!r}.*{right!r}"):
             function(*arguments, **{wrong: 1}, **more)
@@ -349,6 +353,119 @@ def test_path_says_which_pairs_did_not_converge():
     C, a, b = data()
     with pytest.warns(ConvergenceWarning, match=r"2 of 2 pairs .* the first \(1.0, None\)"):
         ot_regularization_path(C, a, b, gammas=[1.0, 2.0], method="adam", max_iter=3, tol=1e-9)
+
+
+def test_path_ends_when_the_callback_says_so():
+    C, a, b = data()
+    seen = []
+
+    def stop(intermediate_result):
+        seen.append(intermediate_result.nit)
+        if seen.count(0) == 3:
+            raise StopIteration
+
+    path = ot_regularization_path(C, a, b, gammas=[1.0, 2.0], max_nnzs=[3, None], callback=stop)
+    assert seen.count(0) == 3
+    # Large caps first, for each small strengths first.
+    assert [[r is None for r in row] for row in path.results] == [[False, False], [True, False]]
+    assert path.converged.tolist() == [[path.results[0][0].success, True], [False, True]]
+    assert np.isnan(path.values[1, 0])
+    for name in ("nonzeros", "longest", "iterations"):
+        assert getattr(path, name)[1, 0] == -1
+        assert getattr(path, name).dtype == np.int64
+    for name in ("dual_values", "relaxed_values", "gaps", "costs", "residuals", "seconds"):
+        assert np.isnan(getattr(path, name)[1, 0])
+        assert np.isfinite(getattr(path, name)[0, 1])
+    assert repr(path).endswith("of 4 converged, 1 not reached)")
+
+
+def test_a_callback_that_stops_at_the_answer_ends_the_path_too():
+    def stop(intermediate_result):
+        if intermediate_result.residual <= 1e-6:
+            raise StopIteration
+
+    C, a, b = data()
+    path = ot_regularization_path(C, a, b, gammas=[1.0, 2.0], callback=stop)
+    assert path.results[0][0].status is Status.CONVERGED
+    assert path.results[1][0] is None
+
+
+@pytest.mark.parametrize("times", [1, 2])
+def test_ctrl_c_ends_the_path(times):
+    def press(intermediate_result):
+        if intermediate_result.nit == 1:
+            for _ in range(times):
+                signal.raise_signal(signal.SIGINT)
+
+    C, a, b = data()
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        path = ot_regularization_path(
+            C, a, b, gammas=[1.0, 2.0], method="adam", callback=press, tol=1e-9
+        )
+        assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert path.results[0][0].status is Status.INTERRUPTED
+    assert path.results[0][0].message.startswith("Interrupted")
+    assert path.results[1][0] is None
+
+
+def test_ctrl_c_while_the_answer_is_made_keeps_the_other_pairs(monkeypatch):
+    def answer(self, problem, state, status):
+        if len(made) == 2:
+            raise KeyboardInterrupt
+        made.append(1)
+        return plain(self, problem, state, status)
+
+    made, plain = [], SparsityConstrainedOT.answer
+    monkeypatch.setattr(SparsityConstrainedOT, "answer", answer)
+    C, a, b = data()
+    path = ot_regularization_path(C, a, b, gammas=[1.0, 2.0, 3.0, 4.0])
+    assert [row[0] is None for row in path.results] == [False, False, True, True]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"method": "ssn", "gammas": [1.0], "max_nnzs": [None, 3]}, "path: method='ssn' .*nnz=3"),
+        ({"method": "bcd", "gammas": [1.0], "max_nnzs": [None, 3]}, "method='bcd' with max_nnz=3"),
+        ({"method": "bcd", "gammas": [1.0, 0.0]}, "method='bcd' with gamma=0"),
+        ({"method": "sgd", "gammas": [1.0, 0.0]}, "method='sgd' with gamma=0"),
+        ({"gammas": [1.0], "callback": 1}, "callback=1"),
+    ],
+)
+def test_path_checks_the_method_before_it_begins(monkeypatch, options, message):
+    monkeypatch.setattr(SparsityConstrainedOT, "init", lambda *_: pytest.fail("it has begun"))
+    C, a, b = data()
+    with pytest.raises(ParameterError, match=message):
+        ot_regularization_path(C, a, b, **options)
+
+
+# -- the plan -------------------------------------------------------------------------------------
+
+
+def test_a_copy_of_a_plan_keeps_its_potentials():
+    C, a, b = data()
+    plan = sparse_ot(C, a, b, max_nnz=3).x
+    plan = plan.with_potentials(plan.alpha, plan.beta, relaxed=plan)
+    copied = plan.copy()
+    assert isinstance(copied, TransportPlan)
+    for name in ("alpha", "beta", "data", "indices", "indptr"):
+        np.testing.assert_array_equal(getattr(copied, name), getattr(plan, name))
+        assert not np.shares_memory(getattr(copied, name), getattr(plan, name))
+    np.testing.assert_array_equal(copied.relaxed.toarray(), plan.toarray())
+    assert not np.shares_memory(copied.relaxed.data, plan.relaxed.data)
+    assert TransportPlan(np.eye(2)).copy().alpha is None
+
+
+def test_a_plan_is_shown_in_one_line():
+    plan = TransportPlan(np.array([[0.5, 0.25], [0.0, 0.25], [0.0, 0.0]]))
+    text = "TransportPlan(3 x 2, 3 nonzeros, at most 2 a column)"
+    assert repr(plan) == text
+    assert repr(TransportPlan((0, 0))) == "TransportPlan(0 x 0, 0 nonzeros, at most 0 a column)"
+    assert text in str(plan)
+    assert f"x: {text}" in repr(Result(x=plan))
 
 
 @pytest.mark.parametrize(
