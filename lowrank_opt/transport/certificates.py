@@ -25,7 +25,7 @@ _EPS = np.finfo(np.float64).eps
 # Numbers in a block of costs.
 _BLOCK = 1 << 21
 # Costs are not known better than to this part of themselves.
-_FLOOR = 1e-9
+_FLOOR = 1e-8
 
 
 class Sides(NamedTuple):
@@ -160,7 +160,7 @@ def _dual_value(sides: Sides, alpha: Any) -> tuple[float, Any]:
         slack += float(np.sum((used + dimension + 12) * room)) * _EPS
     if not (np.isfinite(terms).all() and np.isfinite(slack)):
         return -math.inf, taus
-    return math.fsum(terms) - slack, taus
+    return math.fsum(terms) - float(slack), taus
 
 
 def _row_terms(sides: Sides, alpha: Any) -> tuple[list[float], float]:

@@ -80,8 +80,9 @@ class SparseOTMapper(CallbackSupportMixin, OneToOneFeatureMixin, TransformerMixi
     metric : {"sqeuclidean", "euclidean"}, default="sqeuclidean"
         Cost of two points.
     gamma_scale : {"relative", "absolute"}, default="relative"
-        "relative": `gamma` counts in the range of the costs over the mean mass of a point of
-        the capped side, so that the map does not depend on units.
+        "relative": `gamma` counts in the range of the costs, less their row and column means,
+        over the mean mass of a point of the capped side, so that the map does not depend on units
+        or on how far away the target is.
     unbalanced : {"kl", "l2"} or None, default=None
         Penalise the marginals of the side without the cap instead of fixing them.
     marginal_weight : float, default=1.0

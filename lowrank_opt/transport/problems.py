@@ -37,6 +37,8 @@ __all__ = ["NNZ_THRESHOLD", "TransportProblem"]
 
 # Entries up to this part of the mass of their column count as zero.
 NNZ_THRESHOLD = 1e-12
+# Less than this part of the range of costs is rounding.
+_LEFT = 1e-9
 # How far the totals of balanced masses may lie apart, by their precision.
 _BALANCE = {8: 1e-8, 4: 1e-5}
 _KINDS = {
@@ -92,8 +94,9 @@ class TransportProblem(Problem):
     marginal_weight : float, default=1.0
         Weight of that penalty, positive; large ones approach the constraint.
     gamma_scale : {"absolute", "relative"}, default="absolute"
-        ``"relative"``: multiply `gamma` by the range of the (finite) costs over the mean mass of
-        a capped column, so that 1 is a strong regularisation whatever the units.
+        ``"relative"``: multiply `gamma` by the range of the (finite) costs, less their row and
+        column means, over the mean mass of a capped column, so that 1 is a strong regularisation
+        whatever the units, and wherever points are.
 
     Attributes
     ----------
@@ -127,9 +130,12 @@ class TransportProblem(Problem):
     A point of the problem, ``Result.x``, is a
     :class:`~lowrank_opt.transport.TransportPlan`: a sparse plan with its potentials. The
     certificate's residual is the largest of the marginal residuals of the relaxed plan, relative
-    to the total mass, and its Lagrangian gap, relative to the objective with absolute costs. Its
-    gap is the value of the plan itself minus a proved lower bound on the value of every feasible
-    plan with at most k nonzeros a column.
+    to the total mass, and its relative Lagrangian gap. That is relative to the quadratic term (and
+    penalty), plus the smaller of the plan's absolute costs and of what the plan costs less than
+    ``a b' / sum(a)``, which does not look at the costs: numbers that are added to rows or columns
+    of the costs count for nothing. The certificate's gap is the value of the plan itself minus a
+    proved lower bound on the value of every feasible plan with at most k nonzeros a column.
+    `C`, `X` and `Y` are kept, not copied: do not change them while the problem is in use.
 
     `auto_solver` is :class:`~lowrank_opt.transport.SparsityConstrainedOT`.
 
@@ -272,9 +278,10 @@ class TransportProblem(Problem):
         k = self.cap
         if k >= length:
             return
-        if self.gamma == 0:
+        if self.strength == 0:
+            why = "gamma=0" if self.gamma == 0 else "gamma relative to costs without a range"
             _warn(
-                f"gamma=0 with max_nnz={k}: the relaxation does not see the cap, which acts only "
+                f"{why} with max_nnz={k}: the relaxation does not see the cap, which acts only "
                 "when the plan is rounded; give gamma > 0"
             )
         if self.unbalanced is not None or self.a_upper or self.b_upper:
@@ -349,16 +356,43 @@ class TransportProblem(Problem):
         return float(self.gamma) * self._cost_range() / float(np.mean(masses[masses > 0]))
 
     def _cost_range(self) -> float:
-        """Range of the finite costs between positive masses."""
-        low, high, sides = np.inf, -np.inf, self._oriented
+        """Range of the finite costs between positive masses, less the means of rows and columns.
+
+        Such means do not change plans: points may be anywhere. Where nothing else is left, the
+        range of the costs themselves.
+        """
+        sides = self._oriented
+        rows, columns = np.flatnonzero(sides.a), np.flatnonzero(sides.b)
+        a, b = sides.a[rows] / np.sum(sides.a), sides.b[columns] / np.sum(sides.b)
         width = max(1, (1 << 21) // len(sides.a))
-        for first in range(0, len(sides.b), width):
-            last = min(first + width, len(sides.b))
-            block = sides.block(first, last)[sides.b[first:last] > 0][:, sides.a > 0]
-            block = block[np.isfinite(block)]
-            if block.size:
-                low, high = min(low, float(block.min())), max(high, float(block.max()))
-        return max(high - low, 0.0)
+        parts = [slice(first, first + width) for first in range(0, len(columns), width)]
+
+        def read(part: slice) -> tuple[Any, Any]:
+            targets = columns[part]
+            block = sides.block(int(targets[0]), int(targets[-1]) + 1)
+            block = block[targets - targets[0]][:, rows]
+            return block, np.isfinite(block)
+
+        def extend(limits: list[float], values: Any) -> None:
+            if values.size:
+                limits[:] = min(limits[0], float(values.min())), max(limits[1], float(values.max()))
+
+        plain, rest = [np.inf, -np.inf], [np.inf, -np.inf]
+        means, weights = np.zeros(len(rows)), np.zeros(len(rows))
+        for part in parts:
+            block, finite = read(part)
+            extend(plain, block[finite])
+            means += b[part] @ np.where(finite, block, 0.0)
+            weights += b[part] @ finite
+        means /= np.where(weights > 0, weights, 1.0)
+        for part in parts:
+            block, finite = read(part)
+            block -= means
+            totals = finite @ a
+            of_columns = np.where(finite, block, 0.0) @ a / np.where(totals > 0, totals, 1.0)
+            extend(rest, (block - of_columns[:, None])[finite])
+        whole, left = (max(limits[1] - limits[0], 0.0) for limits in (plain, rest))
+        return left if left > _LEFT * whole else whole
 
     @property
     def row_kind(self) -> str:
@@ -398,8 +432,9 @@ class TransportProblem(Problem):
         Parameters
         ----------
         x : TransportPlan, scipy sparse, array-like of shape (m, n), or tuple (plan, alpha)
-            A plan; `alpha` are potentials of the sources, of shape (m,). Alternatively an array
-            of shape (m,): potentials alone, with an empty plan.
+            A plan; `alpha` are potentials of the side without the cap: of the sources, of shape
+            (m,), for ``axis=0``, of the targets, of shape (n,), for ``axis=1``. Alternatively
+            such an array alone, with an empty plan.
 
         Returns
         -------
@@ -423,20 +458,20 @@ class TransportProblem(Problem):
         if x is None:
             plan = TransportPlan(self.shape, dtype=np.float64)
         elif isinstance(x, TransportPlan):
-            plan = x if alpha is None else x.with_potentials(alpha, x.beta, x.relaxed)
+            plan = x
         else:
             plan = TransportPlan(sp.csc_array(x))
         potentials = []
-        for name, vector, size in (
-            ("alpha", plan.alpha if alpha is None else alpha, self.shape[0]),
-            ("beta", plan.beta, self.shape[1]),
-        ):
+        given = {"alpha": plan.alpha, "beta": plan.beta}
+        if alpha is not None:
+            given["alpha" if self.axis == 0 else "beta"] = alpha
+        for (name, vector), size in zip(given.items(), self.shape, strict=True):
             potentials.append(None if vector is None else self._potential(name, vector, size))
         parts = self._plan("x0", plan), plan.relaxed
         if parts[1] is not None:
             parts = parts[0], self._plan("x0.relaxed", parts[1])
-        given = plan, plan.relaxed, plan.alpha, plan.beta
-        if all(new is old for new, old in zip((*parts, *potentials), given, strict=True)):
+        old = plan, plan.relaxed, plan.alpha, plan.beta
+        if all(one is other for one, other in zip((*parts, *potentials), old, strict=True)):
             return plan
         T = parts[0]
         arrays = (T.data, T.indices, T.indptr)

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 __all__ = ["gap_and_marginals"]
 
 # Costs are not known better than to this part of themselves.
-_FLOOR = 1e-9
+_FLOOR = 1e-8
 
 
 def gap_and_marginals(

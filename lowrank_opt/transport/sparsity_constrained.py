@@ -16,6 +16,8 @@ from lowrank_opt.core.params import COUNT, TOLERANCE, Interval, StrOptions
 from lowrank_opt.core.protocols import HasTransport
 from lowrank_opt.core.solver import CERTIFICATE_FACTOR, Solver
 from lowrank_opt.core.state import State, Status
+from lowrank_opt.transport.costs import DenseCost
+from lowrank_opt.transport.feasibility import overcharged
 
 if TYPE_CHECKING:
     from lowrank_opt.transport.plan import TransportPlan
@@ -23,7 +25,7 @@ if TYPE_CHECKING:
 __all__ = ["SparsityConstrainedOT", "TransportState"]
 
 # Which module does a method; each has init(solver, canonical, start) and
-# step(solver, canonical, state, n).
+# step(solver, canonical, state).
 _ENGINES = {
     "ssnal": "lowrank_opt.transport.ssnal",
     "ssn": "lowrank_opt.transport.ssnal",
@@ -48,6 +50,8 @@ class TransportState(State):
         The relaxed plan at this iterate, by columns, indices ascending.
     stalled : str
         Why no progress can be expected any more; empty while it can.
+    missing : float
+        Mass that cannot be served, if the problem was proved to be infeasible; otherwise 0.
     best : tuple or None
         ``(alpha, tau, indptr, indices, values)`` of the smallest residual so far.
     """
@@ -58,6 +62,7 @@ class TransportState(State):
     indices: Any = None
     values: Any = None
     stalled: str = ""
+    missing: float = 0.0
 
     def keep_best(self) -> None:
         """Remember this iterate if no earlier one has a smaller residual."""
@@ -104,7 +109,9 @@ class SparsityConstrainedOT(Solver):
     start : {"auto", "nested", "emd", "zero"}, default="auto"
         Start of "ssnal" without `x0`. "nested": solve random samples of growing size first.
         "emd": plan and potentials of plain transport from the optional package POT. "zero": none.
-        "auto": "nested"; for ``max_nnz=1`` "emd" if POT is installed, since that start is optimal.
+        "auto": "nested"; for ``max_nnz=1`` and ``gamma=0``, where the plan of POT is optimal
+        already, "emd", if POT is installed and costs are a matrix of at most 25 million pairs
+        (`max_time` does not interrupt it).
     screening : bool, default=True
         Whether to keep lists of the entries that can matter, instead of reading all costs at
         every evaluation. The lists are exact: they change the time, not the answer.
@@ -117,7 +124,8 @@ class SparsityConstrainedOT(Solver):
     tol : float, default=1e-6
         Stops when the residual is at most `tol`: the largest of the sums of absolute marginal
         errors of the relaxed plan, relative to the total mass, and of its Lagrangian gap,
-        relative to the objective with absolute costs.
+        relative to what costs and quadratic term make of a plan, see
+        :class:`~lowrank_opt.transport.TransportProblem`.
     max_iter : int, default=500
         Limit on iterations: proximal steps of "ssnal" (each with up to 60 Newton steps, which
         ``counts`` tells), gradient steps of the others.
@@ -134,20 +142,23 @@ class SparsityConstrainedOT(Solver):
     -----
     ``Result.x`` is a :class:`~lowrank_opt.transport.TransportPlan`. Further fields of the result:
     ``alpha`` and ``beta`` (potentials), ``value`` of the plan, ``dual_value`` (a lower bound on
-    the value of every feasible plan with the cap), ``gap`` between them, ``relaxed_value``,
+    the value of every feasible plan with the cap), ``gap`` between them (NaN for plans without
+    the cap or the marginals), ``relaxed_value``,
     ``lagrangian_gap``, ``row_residual`` and ``col_residual`` of the plan, ``max_nnz``, and
     ``plan_status``:
 
     ============  ==================================================================
-    "optimal"     cap and marginals hold, and the gap is within the tolerance: no plan
-                  is better
+    "optimal"     cap and marginals hold, and the gap is within ten times the tolerance: no
+                  plan is better by more
     "feasible"    cap and marginals hold; the gap says how much better a plan might be
     "columns"     the cap holds, the marginals only on the capped side
     "relaxed"     the marginals hold, the cap does not: no sparse plan was found or asked
     "none"        not converged: neither
+    "infeasible"  there is no plan: ``dual_value`` is above what any plan can cost
     ============  ==================================================================
 
-    The status ``CONVERGED`` means that the relaxed problem is solved to `tol`. To decide whether
+    The status ``CONVERGED`` means that the relaxed problem is solved to `tol`; ``INFEASIBLE``
+    that the allowed pairs cannot carry the masses. To decide whether
     a feasible plan with the cap exists is NP-hard; where rounding finds none, an
     `AccuracyWarning` says so and the relaxed plan is returned.
 
@@ -246,14 +257,35 @@ class SparsityConstrainedOT(Solver):
         for _ in range(n):
             state = self._engine().step(self, problem.canonical, state)
             state.keep_best()
+            if state.stalled and not state.missing:
+                self._look_for_proof(problem, state)
             if self.terminate(problem, state) is not None:
                 break
         return state
 
+    def _look_for_proof(self, problem: Any, state: Any) -> None:
+        """If the problem has no plan, move the potentials to where their bound shows it."""
+        view = problem.canonical
+        found = overcharged(view, state.alpha)
+        if found is None:
+            return
+        sources, state.missing = found
+        cost = view.cost.C if isinstance(view.cost, DenseCost) else view.cost.data
+        cost = cost[np.isfinite(cost)]
+        # No plan is worse than all mass at the largest cost, in one entry a column.
+        worst = float(cost.max()) + 0.5 * view.gamma * float(view.b @ view.b)
+        point = self.point(problem, state)
+        alpha = point.alpha if problem.axis == 0 else point.beta
+        rise = worst + float(np.ptp(cost)) + 1.0 - problem.dual_value(alpha) / view.mass
+        state.alpha = state.alpha - np.where(sources, max(rise, 0.0) / state.missing, 0.0)
+        state.stalled = f"the allowed pairs leave {state.missing * view.mass:.3g} of mass unserved"
+
     def terminate(self, problem: Any, state: Any) -> Status | None:
-        """Return why to stop; ``STALLED`` when the method says that it cannot go on."""
+        """Return why to stop: ``STALLED`` without progress, ``INFEASIBLE`` with a proof of it."""
         status = super().terminate(problem, state)
-        return Status.STALLED if status is None and state.stalled else status
+        if status is not None or not state.stalled:
+            return status
+        return Status.INFEASIBLE if state.missing else Status.STALLED
 
     def point(self, problem: Any, state: Any) -> TransportPlan:
         """Return the relaxed plan and the potentials."""
@@ -267,7 +299,7 @@ class SparsityConstrainedOT(Solver):
 
         "qp" needs a converged one; "columns" takes any.
         """
-        if status is Status.CONVERGED or state.best is None:
+        if status in (Status.CONVERGED, Status.INFEASIBLE) or state.best is None:
             alpha, tau, residual = state.alpha, state.tau, state.residual
             plan = (state.indptr, state.indices, state.values)
         else:
@@ -292,6 +324,13 @@ class SparsityConstrainedOT(Solver):
             problem.canonical, alpha, tau, plan, mode=self.rounding, tol=self.tol,
             deadline=deadline,
         )  # fmt: skip
+        if deadline is not None and time.perf_counter() >= deadline:
+            warnings.warn(
+                f"SparsityConstrainedOT: max_time={self.max_time:g} ended the rounding; more time "
+                "may give a smaller gap",
+                AccuracyWarning,
+                stacklevel=5,
+            )
         if not found.feasible:
             warnings.warn(
                 f"SparsityConstrainedOT: no plan with at most {problem.cap} nonzeros a "
@@ -307,23 +346,28 @@ class SparsityConstrainedOT(Solver):
     def fields(self, problem: Any, state: Any, x: Any, certificate: Any) -> dict[str, Any]:
         """Return potentials, values and residuals as fields of the result."""
         grades = certificate.details
+        status = self._plan_status(problem, state, certificate)
+        known = status in ("optimal", "feasible")
         return {
-            "plan_status": self._plan_status(problem, certificate),
+            "plan_status": status,
             "alpha": x.alpha,
             "beta": x.beta,
             "value": certificate.objective,
-            "gap": certificate.gap,
+            "gap": certificate.gap if known else float("nan"),
+            "max_nnz": int(grades["max_nnz"]),
             **{
                 name: grades[name]
                 for name in (
                     "dual_value", "relaxed_value", "lagrangian_gap", "row_residual",
-                    "col_residual", "max_nnz",
+                    "col_residual",
                 )
             },
         }  # fmt: skip
 
-    def _plan_status(self, problem: Any, certificate: Any) -> str:
+    def _plan_status(self, problem: Any, state: Any, certificate: Any) -> str:
         grades = certificate.details
+        if state.missing:
+            return "infeasible"
         tol = CERTIFICATE_FACTOR * self.tol
         sparse = grades["max_nnz"] <= problem.cap
         row, col = ("row", "col") if problem.axis == 0 else ("col", "row")
@@ -331,7 +375,9 @@ class SparsityConstrainedOT(Solver):
         if not grades[f"{col}_residual"] <= tol:
             return "none"
         if sparse and rows:
-            return "optimal" if certificate.gap <= tol * grades["scale"] else "feasible"
+            certain = certificate.residual <= tol and np.isfinite(certificate.gap)
+            small = certain and certificate.gap <= tol * grades["scale"]
+            return "optimal" if small else "feasible"
         if sparse:
             return "columns"
         return "relaxed" if rows else "none"

@@ -119,6 +119,7 @@ def init(solver: Any, canonical: Canonical, start: tuple[Any, Any] | None) -> Pr
             "without a cap: use method='ssnal', or max_nnz=None"
         )
     state = ProximalState()
+    state.count(newton_steps=0, factorizations=0)
     oracle, deadline = _oracle(solver, canonical), _deadline(solver)
     alpha, plan = (None, None) if start is None else start
     if alpha is None:
@@ -126,7 +127,7 @@ def init(solver: Any, canonical: Canonical, start: tuple[Any, Any] | None) -> Pr
         alpha, mu = first.alpha, first.mu
         plan = first.plan if plan is None else plan
     else:
-        mu = math.inf
+        mu = math.inf  # as weak as a first proximal term may be
     _enter(canonical, state, starts.Start(alpha, plan or empty_plan(canonical.n), mu))
     state.cache = _Cache(oracle, deadline, False)
     with oracle.threads():
@@ -203,8 +204,6 @@ def _enter(canonical: Canonical, state: ProximalState, first: Any) -> None:
         # Without a plan every row has its share of what must be left in all.
         share = 1.0 if len(values) else 1.0 - 1.0 / float(np.sum(canonical.a))
         state.slack = np.maximum(share * canonical.a - rows, 0.0)
-    if not math.isfinite(state.mu):  # a warm start
-        state.mu = 1.0 / state.pace
     state.mu = min(state.mu, _FIRST / state.pace, state.ceiling)
 
 
@@ -257,6 +256,7 @@ def step(solver: Any, canonical: Canonical, state: ProximalState) -> ProximalSta
             # Where the marginals are the worse part, a weaker proximal term would not help them.
             limit = min(10.0 * goal, max(goal, state.gap))
             _pace_mu(state, early, reached <= limit)
+            early &= reached <= 10.0 * goal
         psi, state.tau = oracle.scan(
             state.alpha, state.mu, state.center, state.depth, state.threshold
         )

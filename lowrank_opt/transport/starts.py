@@ -29,8 +29,8 @@ _COLD, _WARM = 0.3, 0.03
 _SOFT = 0.3
 _NEIGHBOURS = 12
 _SAMPLED = 256
-# Differences of costs smaller than this part of them are no scale.
-_ROUNDING = 1e-9
+# What is left of the costs without means of rows is a scale if it is more than this part of them.
+_ROUNDING = 1e-5
 # Pairs up to which a dense matrix is formed for plain transport without being asked.
 _LARGEST_EMD = 25_000_000
 
@@ -73,23 +73,25 @@ def typical_cost(canonical: Canonical) -> float:
 def _mean_costs(canonical: Canonical) -> tuple[Any, float]:
     """Means of the rows (zero, if their sums are not fixed), and a scale of what is left."""
     columns = range(0, canonical.n, -(-canonical.n // _SAMPLED))
-    out, means = np.empty((1, canonical.m)), np.zeros(canonical.m)
-    if canonical.row_kind == EXACT:
-        counts = np.zeros(canonical.m)
-        for j in columns:
-            scores_of_targets(canonical.cost, np.zeros(canonical.m), j, j + 1, out)
-            finite = out[0] > -np.inf
-            means[finite] -= out[0][finite]
-            counts += finite
-        means /= np.maximum(counts, 1.0)
-    total, count = 0.0, 0
+    zeros = np.zeros(canonical.m)
+    means, spread = _of_columns(canonical, columns, zeros)
+    if canonical.row_kind != EXACT:
+        return zeros, spread
+    return means, max(_of_columns(canonical, columns, means)[1], _ROUNDING * spread)
+
+
+def _of_columns(canonical: Canonical, columns: Any, alpha: Any) -> tuple[Any, float]:
+    """Means of ``c_ij - alpha_i`` in rows, and of its rise above the least of the column."""
+    out = np.empty((1, canonical.m))
+    sums, counts, total = np.zeros(canonical.m), np.zeros(canonical.m), 0.0
     for j in columns:
-        scores_of_targets(canonical.cost, means, j, j + 1, out)
-        finite = out[0][out[0] > -np.inf]
-        total += float(np.sum(finite.max() - finite))
-        count += len(finite)
-    # Less than this is rounding.
-    return means, max(total / max(count, 1), _ROUNDING * float(np.mean(np.abs(means))))
+        scores_of_targets(canonical.cost, alpha, j, j + 1, out)
+        finite = out[0] > -np.inf
+        values = out[0][finite]
+        sums[finite] -= values
+        counts += finite
+        total += float(np.sum(values.max() - values))
+    return sums / np.maximum(counts, 1.0), total / max(float(counts.sum()), 1.0)
 
 
 def _level(canonical: Canonical, share: float) -> float:

@@ -522,9 +522,10 @@ def test_program_on_a_support_agrees_with_clarabel(gamma):
     assert not T[~support].any()
     # at the potentials no pair of the support is worth more than its column's threshold
     slope = C - potentials[:, None] + gamma * T
+    slack = 2.0 * gamma * left
     for j in range(15):
-        assert np.ptp(slope[T[:, j] > 0, j]) <= 1e-6
-        assert (slope[support[:, j], j] >= slope[T[:, j] > 0, j].min() - 1e-6).all()
+        assert np.ptp(slope[T[:, j] > 0, j]) <= slack
+        assert (slope[support[:, j], j] >= slope[T[:, j] > 0, j].min() - slack).all()
 
 
 def test_a_support_without_a_plan_has_none():

@@ -300,16 +300,43 @@ def test_a_mass_without_an_allowed_pair():
 
 
 def test_allowed_pairs_that_cannot_carry_the_masses():
-    """Every mass has a pair, but no plan exists: a status, neither an answer nor a hang."""
+    """Every mass has a pair, but no plan exists: a status and a proof."""
     inf = np.inf
     problem = make(a=[0.7, 0.3], b=[0.4, 0.6], c=[[0.0, inf], [1.0, 1.0]])
     result = solve(problem, max_iter=30)
-    assert result.status is Status.STALLED
+    assert result.status is Status.INFEASIBLE
     assert not result.success
-    assert result.plan_status != "optimal"
-    with pytest.raises(SolverFailure, match=r"Stalled: residual 6\.000e-01"):
+    assert result.plan_status == "infeasible"
+    assert result.dual_value > 1.0 + 0.5  # the largest cost, and the penalty of one entry
+    with pytest.raises(SolverFailure, match=r"infeasible"):
         result.raise_for_status()
     assert np.isfinite(result.x.data).all()
+
+
+@pytest.mark.parametrize("form", ["matrix", "list"])
+@pytest.mark.parametrize("rows", ["exact", "upper"])
+@pytest.mark.parametrize("axis", [0, 1])
+def test_proof_that_there_is_no_plan(form, rows, axis):
+    """Masses that have to pass through too few pairs, and through enough of them."""
+    rng = np.random.default_rng(0)
+    for room, status in ((20, Status.INFEASIBLE), (35, Status.CONVERGED)):
+        costs = rng.random((40, 60)) + 0.1  # the cap is on the columns
+        if rows == "exact":
+            costs[:20, room:] = np.inf  # half of the mass to a third, or to more than half
+            options = {}
+        else:
+            costs[room:, :40] = np.inf  # two thirds of the mass from a half, or from enough
+            options = {"a_upper" if axis == 0 else "b_upper": True}
+        masses = np.full(40, 1 / 40), np.full(60, 1 / 60)
+        if axis == 1:
+            costs, masses = costs.T, masses[::-1]
+        data = sp.csc_array(np.where(np.isfinite(costs), costs, 0.0)) if form == "list" else costs
+        problem = TransportProblem(*masses, data, max_nnz=5, axis=axis, **options)
+        result = SparsityConstrainedOT(rounding="none").solve(problem)
+        assert result.status is status
+        worst = costs[np.isfinite(costs)].max() + 0.5 / 60
+        assert (result.dual_value > worst) == (status is Status.INFEASIBLE)
+        assert (result.plan_status == "infeasible") == (status is Status.INFEASIBLE)
 
 
 # -- unusual but good -----------------------------------------------------------------------------

@@ -165,11 +165,17 @@ def test_a_plan_is_a_sparse_array_that_can_be_stored(tmp_path):
     np.testing.assert_array_equal(plan.counts(), [1, 1, 1])
 
 
+def centred_range(a, b, C):
+    """Range of the costs less the means of rows and columns."""
+    rest = C - (C @ b / b.sum())[:, None]
+    return np.ptp(rest - a @ rest / a.sum())
+
+
 def test_relative_gamma_is_in_units_of_the_problem():
     """Rescaling costs and masses changes the strength with them."""
     a, b, X, Y, C = data()
     plain = TransportProblem(a, b, C, gamma=2.0, gamma_scale="relative")
-    assert plain.strength == pytest.approx(2.0 * np.ptp(C) * 5, rel=1e-12)
+    assert plain.strength == pytest.approx(2.0 * centred_range(a, b, C) * 5, rel=1e-12)
     scaled = TransportProblem(8 * a, 8 * b, 3 * C, gamma=2.0, gamma_scale="relative")
     assert scaled.strength == pytest.approx(plain.strength * 3 / 8, rel=1e-12)
     points = TransportProblem(a, b, X=X, Y=Y, gamma=2.0, gamma_scale="relative")
@@ -251,7 +257,15 @@ def test_the_relative_scale_is_that_of_positive_masses(form):
     data = {"matrix": {"C": C}, "points": {"X": X, "Y": Y}, "list": {"C": sp.csc_array(C + 1.0)}}
     a, b = [0.5, 0.5, 0.0], [0.25, 0.75, 0.0]
     problem = TransportProblem(a, b, **data[form], gamma=0.1, gamma_scale="relative")
-    assert problem.strength == pytest.approx(0.1 * 4.0 / 0.5)
+    left = centred_range(np.array(a[:2]), np.array(b[:2]), C[:2, :2])
+    assert problem.strength == pytest.approx(0.1 * left / 0.5)
+
+
+def test_a_relative_strength_is_left_where_means_are_all():
+    """Of one row, and of costs that are numbers of rows plus numbers of columns."""
+    for C in (np.array([[1.0, 4.0, 2.0]]), np.arange(3.0)[:, None] + np.array([0.0, 7.0])):
+        problem = TransportProblem(C=C, gamma=0.1, gamma_scale="relative")
+        assert problem.strength == pytest.approx(0.1 * np.ptp(C) * C.shape[1])
 
 
 @pytest.mark.parametrize("threshold", [1e-12, 0.3])
