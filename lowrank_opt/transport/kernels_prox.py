@@ -446,8 +446,7 @@ def evaluate_lists(
     ``rise[p]``. `work` is ``(values, order, sums, scores)`` of the length of
     the longest list plus one.
 
-    ``terms[j]`` has the optimal value less ``b_j`` times the largest score, this product, the
-    convex penalty of the column and its cost (twice, signed and absolute).
+    ``terms[j]`` has the optimal value less ``b_j`` times the largest score, and this product.
 
     Returns the number of columns that failed.
 
@@ -509,14 +508,12 @@ def evaluate_lists(
             cost, first + j, alpha, idx, start, last, level[j], age[j], rises, top - depth[j]
         )
         failures += failed[j]
-        gain, head, tail, spent, spent_size = 0.0, 0.0, 0.0, 0.0, 0.0
+        gain, head, tail = 0.0, 0.0, 0.0
         for p in range(u):
             e = order[p]
             t = out_val[end + p]
             gain += t * scores[e - start]
             away += (t - plan[e]) ** 2 - plan[e] * plan[e]
-            spent += t * costs[e]
-            spent_size += t * abs(costs[e])
             if p < h:
                 head += t * t
             else:
@@ -526,9 +523,6 @@ def evaluate_lists(
             head += tail * tail / (k - h)
         terms[j, 0] = gain - 0.5 * gamma * head - inverse * away
         terms[j, 1] = b[j] * top
-        terms[j, 2] = 0.5 * gamma * head
-        terms[j, 3] = spent
-        terms[j, 4] = spent_size
         heads[j] = h
         end += u
         out_ptr[j + 1] = end

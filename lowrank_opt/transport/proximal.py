@@ -89,8 +89,6 @@ class Proximal(NamedTuple):
         Sum of the optimal values.
     rows : ndarray of shape (m,)
         Row sums of the plan.
-    penalty, cost, size : float
-        Convex penalty of the plan, its cost, and its cost with absolute values.
     pieces : list of tuple
         Supports by ranges of columns, see :meth:`support`.
     threshold, depth : ndarray of shape (n,)
@@ -100,9 +98,6 @@ class Proximal(NamedTuple):
 
     value: float
     rows: Any
-    penalty: float
-    cost: float
-    size: float
     pieces: list[tuple[Any, ...]]
     threshold: Any
     depth: Any
@@ -285,9 +280,8 @@ class ProximalOracle:
         for result in results:
             rows += result[1]
         self.n_scans += sum(result[2] for result in results)
-        totals = [float(sum(sums[:, part])) for part in range(5)]
         return Proximal(
-            totals[0] + totals[1], rows, totals[2], totals[3], totals[4],
+            float(sum(sums[:, 0])) + float(sum(sums[:, 1])), rows,
             [result[3] for result in results],
             np.concatenate([result[4] for result in results]),
             np.concatenate([result[5] for result in results]),
@@ -314,7 +308,7 @@ class ProximalOracle:
         depth, threshold = self.depth[first:last], self.threshold[first:last]
         here = np.array_equal(lists.references[0], alpha)
         failed, todo = np.zeros(n, bool), np.ones(n, bool)
-        heads, terms = np.empty(n, np.int64), np.empty((n, 5))
+        heads, terms = np.empty(n, np.int64), np.empty((n, 2))
         out = (np.zeros(n + 1, np.int64), np.empty(0, np.int64), np.empty(0))
         while True:
             room, size = len(lists.parts[1]), lists.longest + 1
