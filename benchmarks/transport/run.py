@@ -125,7 +125,7 @@ def plan(full: bool) -> list[dict]:
     ]  # fmt: skip
     if full:
         rounded += [case for case in [*HARD, *MORE] if case[1] is not None and case[2] >= 100.0]
-    add("rounding", "rounding", cases=rounded, limit=120.0 if full else 6.0)
+    add("rounding", "rounding", cases=rounded, limit=120.0 if full else 45.0)
     add(
         "points", "points", n=20_000, d=3, k=4, tol=1e-4, limit=500.0 if full else 90.0,
         rounding="none",
