@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import tracemalloc
 import warnings
 
 import numpy as np
 import pytest
+import scipy.sparse as sp
+from scipy.optimize import linprog
 
 from lowrank_opt.core import Status
 from lowrank_opt.core.errors import AccuracyWarning, ParameterError
@@ -225,3 +228,59 @@ def test_potentials_alone_are_those_of_the_side_without_the_cap(axis):
     assert problem.certificate((result.x.toarray(), alpha)).residual <= 1e-6
     warm = SparsityConstrainedOT(rounding="none").solve(problem, x0=alpha)
     assert warm.counts["evaluations"] < 0.8 * result.counts["evaluations"]
+
+
+# -- sizes and precisions -------------------------------------------------------------------------
+
+
+def test_points_take_less_memory_than_their_matrix():
+    """What a problem needs besides lists is a block of two million costs, with copies."""
+    rng = np.random.default_rng(0)
+    X, Y = rng.standard_normal((2, 6000, 3))
+    solver = SparsityConstrainedOT(rounding="none", tol=1e-3)
+    solver.solve(TransportProblem(X=X[:300], Y=Y[:300], max_nnz=4, gamma=10.0))  # compiles
+    tracemalloc.start()
+    try:
+        result = solver.solve(TransportProblem(X=X, Y=Y, max_nnz=4, gamma=10.0))
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert result.status is Status.CONVERGED
+    assert 10 * result.x.data.nbytes < peak < 8 * 6000 * 6000 / 2
+
+
+@pytest.mark.parametrize("k", [3, None])
+def test_float32_is_float64_to_its_digits(k):
+    rng = np.random.default_rng(0)
+    X, Y = rng.standard_normal((400, 2)), rng.standard_normal((300, 2)) + 1.0
+    a, b = rng.random(400) + 0.1, rng.random(300) + 0.1
+    a, b = a / a.sum(), b / b.sum()
+    C = ((X[:, None] - Y) ** 2).sum(axis=2)
+    C /= C.max()
+    exact = certified(TransportProblem(a, b, C, max_nnz=k), 1000, tol=1e-7)
+    for data in (
+        {"C": C.astype(np.float32)},
+        {"X": (X / 6).astype(np.float32), "Y": (Y / 6).astype(np.float32)},
+    ):
+        masses = a.astype(np.float32), b.astype(np.float32)
+        result = SparsityConstrainedOT(tol=1e-5).solve(TransportProblem(*masses, **data, max_nnz=k))
+        assert result.status is Status.CONVERGED
+        assert result.x.dtype == np.float32
+        assert np.isfinite(result.x.data).all()
+        if "C" in data:
+            assert result.relaxed_value == pytest.approx(exact.relaxed_value, rel=1e-4)
+
+
+@pytest.mark.parametrize("gamma", [1e-6, 1e-3, 1.0])
+def test_partial_transport_with_little_regularisation(gamma):
+    """Against the linear program: the plan that leaves the dearest sources alone."""
+    rng = np.random.default_rng(1)
+    C = rng.random((60, 40))
+    a, b = rng.random(60) + 0.1, rng.random(40) + 0.1
+    a, b = 1.5 * a / a.sum(), b / b.sum()
+    problem = TransportProblem(a, b, C, gamma=gamma, a_upper=True, max_nnz=8)
+    result = certified(problem, 2000)
+    sums = sp.kron(sp.eye_array(60), np.ones((1, 40))), sp.kron(np.ones((1, 60)), sp.eye_array(40))
+    plain = linprog(C.ravel(), A_ub=sums[0], b_ub=a, A_eq=sums[1], b_eq=b, method="highs").fun
+    assert plain * (1 - 1e-5) <= result.dual_value
+    assert result.relaxed_value <= plain + 0.5 * gamma * float(b @ b) + 1e-6

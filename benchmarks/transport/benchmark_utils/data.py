@@ -21,6 +21,10 @@ KINDS = {
     "five": "costs drawn from 0, 1/4, .., 1 (every column has hundreds of ties); random masses",
     "grid": "points of a square grid against themselves shifted by half a step; random masses",
     "noise": "costs uniform in [0, 1], without any structure; random masses",
+    "images": (
+        "two pictures on the same square grid, squared distances over their maximum; masses are "
+        "exponentials of smooth Gaussian random fields, as in the benchmark DOTmark"
+    ),
 }
 DESCRIPTIONS = {name: f"{text}" for name, text in KINDS.items()}
 
@@ -38,18 +42,28 @@ def _costs(kind: str, n: int, rng) -> np.ndarray:
         return rng.integers(0, 5, (n, n)) / 4.0
     if kind == "noise":
         return rng.random((n, n))
-    if kind == "grid":
+    if kind in ("grid", "images"):
         side = round(n**0.5)
         if side * side != n:
             raise ValueError(f"a grid has a square number of points, not {n}")
         X = np.stack(np.meshgrid(*[np.arange(side)] * 2), axis=-1).reshape(n, 2) / side
-        Y = X + 0.5 / side
+        Y = X if kind == "images" else X + 0.5 / side
     else:
         X, Y = rng.standard_normal((n, 2)), rng.standard_normal((n, 2)) + 1.5
     C = (X**2).sum(axis=1)[:, None] + (Y**2).sum(axis=1) - 2.0 * X @ Y.T
     np.maximum(C, 0.0, out=C)
     C /= C.max()
     return C
+
+
+def _picture(n: int, rng) -> np.ndarray:
+    """A smooth positive field on a grid, of total 1: noise with a spectrum of power -3."""
+    side = round(n**0.5)
+    frequency = np.hypot(*np.meshgrid(*[np.fft.fftfreq(side) * side] * 2))
+    spectrum = np.fft.fft2(rng.standard_normal((side, side))) / (1.0 + frequency) ** 1.5
+    field = np.fft.ifft2(spectrum).real
+    masses = np.exp(1.5 * field / field.std()).ravel()
+    return masses / masses.sum()
 
 
 @dataclass
@@ -154,7 +168,9 @@ def load(name: str, k: int | None, gamma: float = 1.0) -> Case:
     kind, n = parse(name)
     rng = np.random.default_rng([SEED, n, list(KINDS).index(kind)])
     C = _costs(kind, n, rng)
-    if kind == "uniform":
+    if kind == "images":
+        a, b = _picture(n, rng), _picture(n, rng)
+    elif kind == "uniform":
         a, b = np.full(n, 1.0 / n), np.full(n, 1.0 / n)
     else:
         a, b = rng.random(n) + 0.1, rng.random(n) + 0.1
