@@ -48,7 +48,10 @@ class Canonical:
         Which of the user's rows and columns (in this orientation) are there: those of positive
         mass, and rows of zero mass whose sums are free.
     independent : float
-        Cost of the plan that does not look at the costs, ``a b'``; infinite when unknown.
+        Cost of the plan that does not look at the costs, ``a b'`` where no pair is forbidden;
+        infinite when unknown.
+    independent_rows : ndarray of shape (m,) or None
+        Row sums of that plan; ``None``: `a`.
     """
 
     a: Any
@@ -62,6 +65,7 @@ class Canonical:
     sources: Any
     targets: Any
     independent: float = math.inf
+    independent_rows: Any = None
 
     @property
     def m(self) -> int:

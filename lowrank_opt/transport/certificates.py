@@ -204,10 +204,11 @@ def _conjugate(scores: Any, top: Any, b: Any, gamma: float, k: int) -> tuple[Any
     return tau * b + np.sum(over**2, axis=1) / (2.0 * gamma), tau, r
 
 
-def independent_cost(sides: Sides) -> float:
-    """Return the cost of the plan that does not look at costs: the masses' product, normalised.
+def independent_cost(sides: Sides) -> tuple[float, Any]:
+    """Return cost and row sums of the plan that does not look at costs: the masses' product.
 
-    Where pairs are forbidden, a column's mass is spread over the others.
+    It has the sums of the columns. Where pairs are forbidden a column's mass is spread over the
+    others.
 
     Parameters
     ----------
@@ -216,27 +217,29 @@ def independent_cost(sides: Sides) -> float:
 
     Returns
     -------
-    float
-        Its cost, ``inf`` when numbers overflow.
+    float, ndarray of shape (m,)
+        Its cost, ``inf`` when numbers overflow, and its row sums.
     """
     a, b = sides.a / np.sum(sides.a), sides.b
+    mass = float(np.sum(b))
     with np.errstate(over="ignore", invalid="ignore"):
         if sides.C is None and sides.squared:
             means, spread = [], 0.0
-            for points, masses in ((sides.X, a), (sides.Y, b / np.sum(b))):
+            for points, masses in ((sides.X, a), (sides.Y, b / mass)):
                 mean = masses @ points.astype(np.float64)
                 spread += float(masses @ np.sum((points - mean) ** 2, axis=1))
                 means.append(mean)
-            total = float(np.sum(b)) * (spread + float(np.sum((means[0] - means[1]) ** 2)))
-            return total if np.isfinite(total) else math.inf
-        total, width = 0.0, max(1, _BLOCK // max(len(a), 1))
+            total = mass * (spread + float(np.sum((means[0] - means[1]) ** 2)))
+            return (total if np.isfinite(total) else math.inf), mass * a
+        total, rows, width = 0.0, np.zeros(len(a)), max(1, _BLOCK // max(len(a), 1))
         for first in range(0, len(b), width):
             block = sides.block(first, min(len(b), first + width))
             allowed = np.isfinite(block)
             weights = allowed @ a
-            spent = np.where(allowed, block, 0.0) @ a
-            total += float(b[first : first + width] @ (spent / np.where(weights > 0, weights, 1.0)))
-    return total if np.isfinite(total) else math.inf
+            shares = b[first : first + width] / np.where(weights > 0, weights, 1.0)
+            total += float(shares @ (np.where(allowed, block, 0.0) @ a))
+            rows += (shares @ allowed) * a
+    return (total if np.isfinite(total) else math.inf), rows
 
 
 def support_norms(T: Any, k: int) -> Any:
@@ -277,7 +280,7 @@ def support_norms(T: Any, k: int) -> Any:
 
 
 def grade(
-    sides: Sides, T: Any, alpha: Any, threshold: float, independent: float
+    sides: Sides, T: Any, alpha: Any, threshold: float, independent: tuple[float, Any]
 ) -> dict[str, float]:
     """Return every residual of a plan with potentials.
 
@@ -291,7 +294,7 @@ def grade(
         Potentials of its rows.
     threshold : float
         Entries up to this part of a column's mass count as zero in ``max_nnz``.
-    independent : float
+    independent : tuple
         See :func:`independent_cost`.
 
     Returns
@@ -308,7 +311,7 @@ def grade(
 
 
 def _grade(
-    sides: Sides, T: Any, alpha: Any, threshold: float, independent: float
+    sides: Sides, T: Any, alpha: Any, threshold: float, independent: tuple[float, Any]
 ) -> dict[str, float]:
     data = T.data.astype(np.float64)
     cols = np.repeat(np.arange(T.shape[1]), np.diff(T.indptr))
@@ -330,7 +333,10 @@ def _grade(
         slackness = float(np.sum(np.abs(alpha * missing)))
     # Adding numbers to rows or columns of the costs changes nothing but their rounding errors.
     size = _total(np.abs(spent))
-    reach = max(min(size, abs(independent - _total(spent))), _FLOOR * size)
+    saved = independent[0] - _total(spent)
+    if sides.kind == "exact":
+        saved -= float(alpha @ (independent[1] - rows))
+    reach = max(min(size, abs(saved)), _FLOOR * size)
     limit = threshold * sides.b[cols]
     counts = np.bincount(cols[np.abs(data) > limit], minlength=len(sides.b))
     return {

@@ -16,11 +16,9 @@ __all__ = ["overcharged"]
 
 # So many of the largest gaps between potentials are looked at.
 _CUTS = 20
-# A difference of masses below this is rounding.
-_SLACK = 1e-9
 
 
-def overcharged(canonical: Canonical, alpha: Any) -> tuple[Any, float] | None:
+def overcharged(canonical: Canonical, alpha: Any, slack: float) -> tuple[Any, float] | None:
     """Return sources whose total mass is less than that of the targets which only they can serve.
 
     If there are such sources no plan exists. The potentials of a solver drift apart along them,
@@ -32,6 +30,8 @@ def overcharged(canonical: Canonical, alpha: Any) -> tuple[Any, float] | None:
         The problem.
     alpha : ndarray of shape (m,)
         Potentials of a run that did not converge.
+    slack : float
+        A difference of masses, of a total of 1, that is no proof.
 
     Returns
     -------
@@ -51,7 +51,7 @@ def overcharged(canonical: Canonical, alpha: Any) -> tuple[Any, float] | None:
         low[order[: place + 1]] = True
         missing = float(np.sum(canonical.b[_captive(canonical.cost, low)]))
         missing -= float(np.sum(canonical.a[low]))
-        if missing > max(_SLACK, 0.0 if best is None else best[1]):
+        if missing > max(slack, 0.0 if best is None else best[1]):
             best = low, missing
     return best
 

@@ -293,7 +293,7 @@ def _threshold(values, count, mass):
     live = count
     while True:
         total, above = _sum_above(values, count, limit + _MARGIN * mass)
-        if above == live:
+        if above >= live:  # more only by rounding
             return limit, live
         live = above
         limit = (total - mass) / live

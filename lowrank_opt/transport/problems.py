@@ -303,14 +303,17 @@ class TransportProblem(Problem):
         """Every positive mass needs a pair that is allowed."""
         if self.C is None:
             return
+        live_a, live_b = self.a > 0, self.b > 0
+        if self.unbalanced == "l2":  # a zero mass has a finite price there
+            (live_a if self.axis == 0 else live_b)[:] = True
         if isinstance(self.C, np.ndarray):
             if np.isfinite(self.C).all():
                 return
             allowed = np.isfinite(self.C)
-            by_row, by_column = allowed[:, self.b > 0].any(axis=1), allowed[self.a > 0].any(axis=0)
+            by_row, by_column = allowed[:, live_b].any(axis=1), allowed[live_a].any(axis=0)
         else:
             owner = np.repeat(np.arange(self.C.shape[1]), np.diff(self.C.indptr))
-            live = (self.a[self.C.indices] > 0) & (self.b[owner] > 0)
+            live = live_a[self.C.indices] & live_b[owner]
             by_row, by_column = np.zeros(self.shape[0], bool), np.zeros(self.shape[1], bool)
             by_row[self.C.indices[live]] = True
             by_column[owner[live]] = True
@@ -392,7 +395,8 @@ class TransportProblem(Problem):
             of_columns = np.where(finite, block, 0.0) @ a / np.where(totals > 0, totals, 1.0)
             extend(rest, (block - of_columns[:, None])[finite])
         whole, left = (max(limits[1] - limits[0], 0.0) for limits in (plain, rest))
-        return left if left > _LEFT * whole else whole
+        rounding = max(_LEFT, 32.0 * float(np.finfo(self.dtype).eps))
+        return left if left > rounding * whole else whole
 
     @property
     def row_kind(self) -> str:
@@ -406,7 +410,9 @@ class TransportProblem(Problem):
 
     def fingerprint(self) -> Mapping[str, Any]:
         """Shape, parameters and a hash of the data."""
-        C = self.C.data if sp.issparse(self.C) else self.C
+        costs = [self.C]
+        if sp.issparse(self.C):
+            costs = [self.C.data, self.C.indices, self.C.indptr]
         return {
             "shape": list(self.shape),
             "dtype": str(self.dtype),
@@ -417,7 +423,7 @@ class TransportProblem(Problem):
             "rows": self.row_kind,
             "marginal_weight": float(self.marginal_weight),
             "metric": self.metric,
-            "data": digest(self.a, self.b, C, self.X, self.Y),
+            "data": digest(self.a, self.b, *costs, self.X, self.Y),
         }
 
     def auto_solver(self) -> tuple[str, dict[str, Any]]:
@@ -644,8 +650,8 @@ class TransportProblem(Problem):
         return sides._replace(gamma=self.strength)
 
     @cached_property
-    def _independent(self) -> float:
-        """Cost of a plan that does not look at the costs: the unit of relative gaps."""
+    def _independent(self) -> tuple[float, Any]:
+        """Cost and row sums of a plan that does not look at the costs: unit of relative gaps."""
         return independent_cost(self._data)
 
     @cached_property
@@ -664,7 +670,8 @@ class TransportProblem(Problem):
         return Canonical(
             a=a, b=b / np.sum(b), cost=self._cost(sources, targets), gamma=sides.gamma * mass,
             k=min(sides.k, len(sources)), row_kind=_KINDS[sides.kind], row_weight=weight,
-            mass=mass, sources=sources, targets=targets, independent=self._independent / mass,
+            mass=mass, sources=sources, targets=targets, independent=self._independent[0] / mass,
+            independent_rows=self._independent[1][sources] / mass,
         )  # fmt: skip
 
     def _cost(self, sources: Any, targets: Any) -> DenseCost | PointCost | SparseCost:

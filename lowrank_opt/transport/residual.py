@@ -52,9 +52,13 @@ def gap_and_marginals(
     spent, size, norms = plan_value(canonical.cost, indptr, indices, values, canonical.k)
     penalty = canonical.gamma * norms
     paid = row_penalty(kind, canonical.row_weight, a, rows)
-    reach = max(min(size, abs(canonical.independent - spent)), _FLOOR * size)
-    scale = reach + penalty + abs(paid) or 1.0
     missing = a - rows
+    saved = canonical.independent - spent
+    if kind == EXACT:
+        others = a if canonical.independent_rows is None else canonical.independent_rows
+        saved -= float(alpha @ (others - rows))
+    reach = max(min(size, abs(saved)), _FLOOR * size)
+    scale = reach + penalty + abs(paid) or 1.0
     gap = spent + penalty + paid - value
     error = float(np.sum(np.abs(columns - canonical.b)))
     if kind == EXACT:

@@ -190,7 +190,7 @@ def _solve_sample(
 
 def _enter(canonical: Canonical, state: ProximalState, first: Any) -> None:
     state.alpha, state.center, state.mu = first
-    typical = starts.typical_cost(canonical)
+    typical = starts.typical_cost(canonical, state.alpha)
     least = _PLAIN * typical * canonical.n
     gamma = canonical.gamma if canonical.k > 1 else 0.0
     # Gamma, or a part of the typical cost where gamma is less or has no influence.
@@ -256,7 +256,7 @@ def step(solver: Any, canonical: Canonical, state: ProximalState) -> ProximalSta
             # Where the marginals are the worse part, a weaker proximal term would not help them.
             limit = min(10.0 * goal, max(goal, state.gap))
             _pace_mu(state, early, reached <= limit)
-            early &= reached <= 10.0 * goal
+            early &= reached <= limit  # where nothing changes, progress may have ended
         psi, state.tau = oracle.scan(
             state.alpha, state.mu, state.center, state.depth, state.threshold
         )

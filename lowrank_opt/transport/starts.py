@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import time
+import warnings
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -53,26 +54,35 @@ class Start(NamedTuple):
     mu: float
 
 
-def typical_cost(canonical: Canonical) -> float:
+def typical_cost(canonical: Canonical, alpha: Any = None) -> float:
     """Return the mean of finite costs above the least cost of their column, over some columns.
 
     Parameters
     ----------
     canonical : Canonical
         The problem.
+    alpha : ndarray of shape (m,) or None, default=None
+        Potentials that are taken off the rows before; ``None``: their means, if they have fixed
+        sums.
 
     Returns
     -------
     float
-        A scale of costs; 0 if all costs of each column are equal. For rows with fixed sums, costs
-        are those less the means of their rows.
+        A scale of costs; 0 if all costs of each column are equal.
     """
-    return _mean_costs(canonical)[1]
+    centred = _mean_costs(canonical)[1]
+    if alpha is None:
+        return centred
+    return max(centred, _of_columns(canonical, _sampled_columns(canonical), alpha)[1])
+
+
+def _sampled_columns(canonical: Canonical) -> Any:
+    return range(0, canonical.n, -(-canonical.n // _SAMPLED))
 
 
 def _mean_costs(canonical: Canonical) -> tuple[Any, float]:
     """Means of the rows (zero, if their sums are not fixed), and a scale of what is left."""
-    columns = range(0, canonical.n, -(-canonical.n // _SAMPLED))
+    columns = _sampled_columns(canonical)
     zeros = np.zeros(canonical.m)
     means, spread = _of_columns(canonical, columns, zeros)
     if canonical.row_kind != EXACT:
@@ -246,7 +256,13 @@ def emd_start(canonical: Canonical) -> Start:
     import scipy.sparse as sp
 
     C = cost_block(canonical.cost, 0, canonical.n).T
-    T, log = ot.emd(canonical.a, canonical.b, np.ascontiguousarray(C), log=True, numItermax=10**7)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # what it warns about is in the log
+        T, log = ot.emd(
+            canonical.a, canonical.b, np.ascontiguousarray(C), log=True, numItermax=10**7
+        )
+    if log["warning"]:  # no plan was found
+        return zero_start(canonical)
     T = sp.csc_array(T)
     T.sort_indices()
     plan = (T.indptr.astype(np.int64), T.indices.astype(np.int64), T.data.astype(np.float64))

@@ -13,6 +13,7 @@ from scipy.optimize import linprog
 from lowrank_opt.core import Status
 from lowrank_opt.core.errors import AccuracyWarning, ParameterError
 from lowrank_opt.transport import SparsityConstrainedOT, TransportProblem, starts
+from lowrank_opt.transport.kernels_oracle import _threshold
 
 
 def clouds(kind, size, d, rng):
@@ -284,3 +285,82 @@ def test_partial_transport_with_little_regularisation(gamma):
     plain = linprog(C.ravel(), A_ub=sums[0], b_ub=a, A_eq=sums[1], b_eq=b, method="highs").fun
     assert plain * (1 - 1e-5) <= result.dual_value
     assert result.relaxed_value <= plain + 0.5 * gamma * float(b @ b) + 1e-6
+
+
+# -- found by random problems ---------------------------------------------------------------------
+
+
+def test_rounding_does_not_keep_a_threshold_from_settling():
+    """Here the second score counts or not, depending on which of the two is counted first."""
+    values = np.array([-0.07142857142857029, 0.0, -5.010611894344709])
+    mass = 0.07142857142857142
+    limit, _ = _threshold(values, 3, mass)
+    assert np.maximum(values - limit, 0.0).sum() == pytest.approx(mass, rel=1e-12)
+
+
+@pytest.mark.parametrize("missing", [1e-4, 0.005, 0.02, 0.08])
+@pytest.mark.parametrize("dead", [False, True])
+def test_proof_with_a_row_of_zero_mass_and_with_little_missing(missing, dead):
+    rng = np.random.default_rng(1)
+    C = rng.random((7, 6))
+    C[3:6, :3] = np.inf
+    a, b = np.append(np.full(6, 1 / 6), 0.0), np.full(6, 1 / 6)
+    b[:3] += missing / 3
+    b[3:] -= missing / 3
+    rows = slice(0, 7 if dead else 6)
+    for k, gamma in ((3, 1.0), (None, 0.0)):
+        problem = TransportProblem(a[rows], b, C[rows], max_nnz=k, gamma=gamma)
+        result = SparsityConstrainedOT().solve(problem)
+        assert result.status is Status.INFEASIBLE
+        assert result.dual_value > 1.0 + 0.5 * gamma * b @ b
+
+
+@pytest.mark.parametrize("method", ["ssnal", "lbfgs"])
+def test_a_difference_of_totals_that_is_accepted_is_no_proof(method):
+    """Two blocks that share no pair, whose masses differ by what float32 cannot tell."""
+    rng = np.random.default_rng(6)
+    C = np.full((20, 20), np.inf)
+    C[:10, :10], C[10:, 10:] = rng.random((10, 10)), 10.0 + rng.random((10, 10))
+    a, b = np.full(20, 0.05), np.full(20, 0.05)
+    b[0] += 3e-9
+    b[11] -= 3e-9
+    solver = SparsityConstrainedOT(method=method, rounding="none", tol=1e-10)
+    result = solver.solve(TransportProblem(a, b, C, max_nnz=3, gamma=5.0))
+    assert result.status is not Status.INFEASIBLE
+
+
+@pytest.mark.parametrize("offset", [1e2, 1e4])
+def test_numbers_of_rows_do_not_loosen_the_tolerance_where_pairs_are_forbidden(offset):
+    rng = np.random.default_rng(0)
+    C = rng.random((60, 60))
+    C[rng.random((60, 60)) < 0.85] = np.inf
+    np.fill_diagonal(C, rng.random(60))
+    plain = TransportProblem(C=C, max_nnz=3)
+    best = certified(plain, 2000, tol=1e-9).dual_value
+    shifted = TransportProblem(C=C + offset * rng.standard_normal((60, 1)), max_nnz=3)
+    result = certified(shifted, 2000)
+    assert plain.objective(result.x) - best <= 1e-5 * best
+
+
+def test_sources_of_zero_mass_may_be_the_only_ones_where_sums_are_soft():
+    C = [[0.0, np.inf], [np.inf, 0.0]]
+    for options in ({"axis": 0}, {"axis": 1}):
+        masses = {"a": [1.0, 0.0], "b": [0.5, 0.5]}
+        if options["axis"] == 1:
+            masses = {"a": [0.5, 0.5], "b": [1.0, 0.0]}
+        problem = TransportProblem(**masses, C=C, unbalanced="l2", gamma=0.1, **options)
+        certified(problem, 100)
+
+
+def test_plain_transport_of_one_target_with_far_costs():
+    for a in ([0.6353593468666077, 0.36464065313339233], [0.7, 0.3]):
+        problem = TransportProblem(a, [1.0], [[-10.57], [-51.08]], gamma=0.0)
+        certified(problem, 100)
+
+
+def test_the_pattern_of_listed_pairs_is_part_of_the_fingerprint():
+    first = sp.csc_array([[1.0, 0, 3], [2, 1, 0], [0, 2, 1]])
+    second = sp.csc_array([[1.0, 1, 0], [2, 0, 3], [0, 2, 1]])
+    np.testing.assert_array_equal(first.data, second.data)
+    prints = [TransportProblem(C=C).fingerprint() for C in (first, second)]
+    assert prints[0] != prints[1]
