@@ -69,6 +69,11 @@ def test_a_problem_and_a_solver_need_no_scikit_learn():
     assert imported.isdisjoint({*OPTIONAL, "sklearn"})
 
 
+def test_the_solver_of_transport_needs_no_compiler_before_it_runs():
+    loaded = modules_after("from lowrank_opt.transport import SparsityConstrainedOT, sparse_ot")
+    assert not loaded & {"numba", "llvmlite", "ot"}
+
+
 def test_the_logger_is_silent_and_left_alone():
     imported = modules_after(
         "import logging, lowrank_opt\n"

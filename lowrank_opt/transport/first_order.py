@@ -22,7 +22,7 @@ from lowrank_opt.transport.sparsity_constrained import TransportState
 if TYPE_CHECKING:
     from lowrank_opt.transport.oracle import Evaluation
 
-__all__ = ["FirstOrderState", "init", "step"]
+__all__ = ["FirstOrderState", "check", "init", "step"]
 
 # Adam.
 _RATE, _DECAYS, _FLOOR = 1e-2, (0.9, 0.999), 1e-8
@@ -103,7 +103,7 @@ def init(solver: Any, canonical: Canonical, start: tuple[Any, Any] | None) -> Fi
     ParameterError
         The method does not work for this problem or formulation.
     """
-    _check(solver, canonical)
+    check(solver, canonical)
     state = FirstOrderState(rng=make_rng(solver.random_state))
     oracle = _cache(solver, canonical, state).oracle
     alpha, plan = (None, None) if start is None else start
@@ -283,7 +283,16 @@ def _bcd(solver: Any, canonical: Canonical, state: FirstOrderState) -> None:
 # -- what they share ----------------------------------------------------------------------------
 
 
-def _check(solver: Any, canonical: Canonical) -> None:
+def check(solver: Any, canonical: Canonical) -> None:
+    """Raise if the method is not for the problem.
+
+    Parameters
+    ----------
+    solver : SparsityConstrainedOT
+        Parameters.
+    canonical : Canonical
+        The problem.
+    """
     method = solver.method
     who = f"SparsityConstrainedOT: method={method!r}"
     if solver.formulation == "dual" and method not in ("lbfgs", "adam"):

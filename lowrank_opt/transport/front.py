@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import warnings
 from numbers import Integral, Real
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -471,7 +472,10 @@ def ot_regularization_path(
         for i, gamma in enumerate(gammas)
         for j, cap in enumerate(caps)
     }
-    _check_method(caller, solver, first.canonical, problems.values())
+    view = first.canonical
+    for gamma, cap in itertools.product(gammas, caps):  # 0 or not is all that matters of gamma
+        k = view.m if cap is None else min(cap, view.m)
+        solver.check_method(dataclasses.replace(view, gamma=gamma, k=k))
     length = first.shape[first.axis]
     strengths = np.argsort(gammas, kind="stable")
     sizes = np.argsort([-(length if cap is None else cap) for cap in caps], kind="stable")
@@ -527,23 +531,6 @@ class _Watch:
             result.status = Status.INTERRUPTED
             result.message = result.message.replace("Stopped by the callback", "Interrupted")
         return result
-
-
-def _check_method(caller: str, solver: Any, canonical: Any, problems: Any) -> None:
-    """Raise if the method does not solve every problem, given the canonical form of the first."""
-    if solver.method in ("auto", "ssnal"):
-        return
-    from lowrank_opt.transport.first_order import _check
-
-    for problem in problems:
-        cap = min(problem.cap, canonical.m)
-        if solver.method != "ssn":
-            _check(solver, dataclasses.replace(canonical, k=cap, gamma=float(problem.gamma)))
-        elif cap < canonical.m:
-            raise ParameterError(
-                f"{caller}: method='ssn' with max_nnz={cap} among max_nnzs; it is for problems "
-                "without a cap: use method='ssnal', or max_nnzs=[None]"
-            )
 
 
 def _grid(caller: str, gammas: Any, max_nnzs: Any) -> tuple[list[float], list[int | None]]:

@@ -18,15 +18,14 @@ from lowrank_opt.core.solver import CERTIFICATE_FACTOR, Solver
 from lowrank_opt.core.state import State, Status
 from lowrank_opt.transport.costs import DenseCost
 from lowrank_opt.transport.feasibility import overcharged
-from lowrank_opt.transport.oracle import SemidualOracle
 
 if TYPE_CHECKING:
     from lowrank_opt.transport.plan import TransportPlan
 
 __all__ = ["SparsityConstrainedOT", "TransportState"]
 
-# Which module does a method; each has init(solver, canonical, start) and
-# step(solver, canonical, state).
+# Which module does a method; each has check(solver, canonical), init(solver, canonical, start)
+# and step(solver, canonical, state).
 _ENGINES = {
     "ssnal": "lowrank_opt.transport.ssnal",
     "ssn": "lowrank_opt.transport.ssnal",
@@ -249,6 +248,21 @@ class SparsityConstrainedOT(Solver):
         name = "ssnal" if self.method == "auto" else self.method
         return importlib.import_module(_ENGINES[name])
 
+    def check_method(self, canonical: Any) -> None:
+        """Raise if the method is not for a problem; without solving it.
+
+        Parameters
+        ----------
+        canonical : Canonical
+            The problem, see ``TransportProblem.canonical``.
+
+        Raises
+        ------
+        ParameterError
+            Such as a cap for a method that takes none.
+        """
+        self._engine().check(self, canonical)
+
     def init(self, problem: Any, x0: Any = None) -> TransportState:
         """Return the first state; see :class:`Solver`."""
         state: TransportState = self._engine().init(self, problem.canonical, problem.start(x0))
@@ -262,12 +276,15 @@ class SparsityConstrainedOT(Solver):
             state.keep_best()
             if state.stalled and not state.missing:
                 self._look_for_proof(problem, state)
+            state.message = state.stalled[:1].upper() + state.stalled[1:]
             if self.terminate(problem, state) is not None:
                 break
         return state
 
     def _look_for_proof(self, problem: Any, state: Any) -> None:
         """If the problem has no plan, move the potentials to where their bound shows it."""
+        from lowrank_opt.transport.oracle import SemidualOracle
+
         view = problem.canonical
         found = overcharged(view, state.alpha, max(_BALANCE, CERTIFICATE_FACTOR * self.tol))
         if found is None:

@@ -21,7 +21,7 @@ from lowrank_opt.transport.sparsity_constrained import TransportState
 if TYPE_CHECKING:
     from lowrank_opt.transport.canonical import Canonical
 
-__all__ = ["ProximalState", "init", "step"]
+__all__ = ["ProximalState", "check", "init", "step"]
 
 # Factor of mu; mu of the first phase ends at this part of 1 / gamma, and mu begins below this many
 # times that.
@@ -113,11 +113,7 @@ def init(solver: Any, canonical: Canonical, start: tuple[Any, Any] | None) -> Pr
     ProximalState
         With the residual of the start.
     """
-    if solver.method == "ssn" and canonical.k < canonical.m:
-        raise ParameterError(
-            f"SparsityConstrainedOT: method='ssn' with max_nnz={canonical.k}; it is for problems "
-            "without a cap: use method='ssnal', or max_nnz=None"
-        )
+    check(solver, canonical)
     state = ProximalState()
     state.count(newton_steps=0, factorizations=0)
     oracle, deadline = _oracle(solver, canonical), _deadline(solver)
@@ -133,6 +129,23 @@ def init(solver: Any, canonical: Canonical, start: tuple[Any, Any] | None) -> Pr
     with oracle.threads():
         _first_plan(canonical, state, oracle)
     return state
+
+
+def check(solver: Any, canonical: Canonical) -> None:
+    """Raise if the method is not for the problem.
+
+    Parameters
+    ----------
+    solver : SparsityConstrainedOT
+        Parameters.
+    canonical : Canonical
+        The problem.
+    """
+    if solver.method == "ssn" and canonical.k < canonical.m:
+        raise ParameterError(
+            f"SparsityConstrainedOT: method='ssn' with max_nnz={canonical.k}; it is for problems "
+            "without a cap: use method='ssnal', or max_nnz=None"
+        )
 
 
 def _deadline(solver: Any) -> float:

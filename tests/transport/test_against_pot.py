@@ -83,6 +83,8 @@ def test_a_search_that_stops_on_a_kink_is_no_success(method):
     else:
         assert method != "ssnal"
         assert result.status in (Status.STALLED, Status.ITERATION_LIMIT)
+        if result.status is Status.STALLED:  # and says why, and what to do
+            assert "use method='ssnal'" in result.message
 
 
 @pytest.mark.parametrize(("method", "formulation"), CASES)

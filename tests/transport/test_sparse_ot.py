@@ -428,7 +428,10 @@ def test_ctrl_c_while_the_answer_is_made_keeps_the_other_pairs(monkeypatch):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"method": "ssn", "gammas": [1.0], "max_nnzs": [None, 3]}, "path: method='ssn' .*nnz=3"),
+        (
+            {"method": "ssn", "gammas": [1.0], "max_nnzs": [None, 3]},
+            "OT: method='ssn' with max_nnz=3",
+        ),
         ({"method": "bcd", "gammas": [1.0], "max_nnzs": [None, 3]}, "method='bcd' with max_nnz=3"),
         ({"method": "bcd", "gammas": [1.0, 0.0]}, "method='bcd' with gamma=0"),
         ({"method": "sgd", "gammas": [1.0, 0.0]}, "method='sgd' with gamma=0"),

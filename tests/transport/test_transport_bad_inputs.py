@@ -307,6 +307,7 @@ def test_allowed_pairs_that_cannot_carry_the_masses():
     assert result.status is Status.INFEASIBLE
     assert not result.success
     assert result.plan_status == "infeasible"
+    assert "The allowed pairs leave 0.3 of mass unserved" in result.message
     assert result.dual_value > 1.0 + 0.5  # the largest cost, and the penalty of one entry
     with pytest.raises(SolverFailure, match=r"infeasible"):
         result.raise_for_status()
