@@ -24,7 +24,7 @@ PUBLIC = {
         CheckpointError Constant ConvergenceWarning did_you_mean EfficiencyWarning
         ExperimentalWarning Geometric HasBlocks HasCertificate HasEqualityConstraints
         HasFiniteSum HasGradient HasMeasurements HasMonotoneOperator HasObjective
-        HasObservations HasProx HasTransport History InfeasibleError instantiate Interval
+        HasObservations HasProx HasSmoothPart HasTransport History InfeasibleError instantiate Interval
         LinearDecay LowRankOptError make_rng MissingDependencyError ParameterError Parameters
         Polyak PowerDecay Problem ProblemError ProblemTypeError Progress register_kernels
         register_serializable
@@ -33,7 +33,7 @@ PUBLIC = {
         UnsupportedBackendError UnsupportedProblemError validate_parameters warmup
     """,
     "numerics": """
-        Box coordinate_penalty CountSketch ElasticNet GaussianSketch GroupL2 Huber L1
+        Box coordinate_penalty CountSketch ElasticNet GaussianSketch GroupL1 GroupL2 Huber L1
         L1Ball L2Ball MCP NonNegative project_box project_halfspace project_hyperplane
         project_l1_ball project_l2_ball project_psd project_simplex prox prox_conjugate
         prox_into randomized_svd SCAD Simplex Sketch SparseSignSketch SquaredL2 SRHT

@@ -21,6 +21,7 @@ __all__, __getattr__, __dir__ = lazy_names(
             "SCAD",
             "Box",
             "ElasticNet",
+            "GroupL1",
             "GroupL2",
             "Huber",
             "L1",

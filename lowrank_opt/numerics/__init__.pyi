@@ -3,6 +3,7 @@ from lowrank_opt.numerics.penalties import MCP as MCP
 from lowrank_opt.numerics.penalties import SCAD as SCAD
 from lowrank_opt.numerics.penalties import Box as Box
 from lowrank_opt.numerics.penalties import ElasticNet as ElasticNet
+from lowrank_opt.numerics.penalties import GroupL1 as GroupL1
 from lowrank_opt.numerics.penalties import GroupL2 as GroupL2
 from lowrank_opt.numerics.penalties import Huber as Huber
 from lowrank_opt.numerics.penalties import L1Ball as L1Ball

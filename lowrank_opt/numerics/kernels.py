@@ -560,7 +560,7 @@ def _scad_value(pen, z):
 
 
 _SCALAR_VALUE = {
-    penalties.L1: lambda pen, z: pen.alpha * abs(z),
+    penalties.L1: lambda pen, z: pen.alpha * abs(z) if z != 0 else 0.0,
     penalties.ElasticNet: lambda pen, z: (
         pen.alpha * (pen.l1_ratio * abs(z) + (1 - pen.l1_ratio) / 2 * z * z)
     ),
@@ -606,18 +606,81 @@ def _simplex_into(pen, z, step, out):
 
 
 @njit(cache=True, error_model="numpy")
+def _weighted(scale, weight):
+    # An infinite weight is infinite even times 0.
+    return weight * 1.0 if math.isinf(weight) else scale * weight
+
+
+@njit(cache=True, error_model="numpy")
 def _weighted_l1_into(pen, z, step, out):
     scaled = step * pen.alpha
     for i in range(z.size):
-        out[i] = _soft(z[i], scaled * pen.weights[i])
+        out[i] = _soft(z[i], _weighted(scaled, pen.weights[i]))
 
 
 @njit(cache=True, error_model="numpy")
 def _weighted_l1_value(pen, z):
     total = 0.0
     for i in range(z.size):
-        total += pen.weights[i] * abs(z[i])
-    return pen.alpha * total
+        if z[i] != 0:
+            total += _weighted(pen.alpha, pen.weights[i]) * abs(z[i])
+    return total
+
+
+def _group_weight(weights, group):
+    raise NotImplementedError
+
+
+@overload(_group_weight)
+def _group_weight_by_type(weights, group):
+    if isinstance(weights, types.NoneType):
+        return lambda weights, group: 1.0
+    return lambda weights, group: weights[group]
+
+
+@njit(cache=True, error_model="numpy")
+def _group_lengths(pen, z):
+    count, largest = 0, 0.0
+    for i in range(z.size):
+        count = max(count, pen.groups[i] + 1)
+        size = abs(float(z[i]))
+        if (size > largest or size != size) and (size > 0 or not pen.positive):
+            largest = size
+    lengths = np.zeros(count)
+    if largest > 0:
+        for i in range(z.size):
+            if z[i] > 0 or not pen.positive:
+                lengths[pen.groups[i]] += (z[i] / largest) ** 2
+        for group in range(count):
+            lengths[group] = largest * math.sqrt(lengths[group])
+    return lengths
+
+
+@njit(cache=True, error_model="numpy")
+def _group_l1_into(pen, z, step, out):
+    factors = _group_lengths(pen, z)
+    for group in range(factors.size):
+        bound = _weighted(step * pen.alpha, _group_weight(pen.weights, group))
+        longer = factors[group] > bound
+        factors[group] = 1.0 - bound / factors[group] if longer else 0.0
+    for i in range(z.size):
+        kept = z[i] > 0 or not pen.positive
+        out[i] = z[i] * factors[pen.groups[i]] if kept else 0.0
+
+
+@njit(cache=True, error_model="numpy")
+def _group_l1_value(pen, z):
+    if pen.positive:
+        for i in range(z.size):
+            if z[i] < 0:
+                return math.inf
+    lengths = _group_lengths(pen, z)
+    total = 0.0
+    for group in range(lengths.size):
+        if lengths[group] != 0:
+            weight = _weighted(pen.alpha, _group_weight(pen.weights, group))
+            total += weight * lengths[group]
+    return total
 
 
 @njit(cache=True, error_model="numpy")
@@ -632,6 +695,7 @@ def _simplex_value(pen, z):
 
 _VECTOR_PROX_INTO = {
     penalties.WeightedL1: lambda pen, z, step, out: _weighted_l1_into(pen, z, step, out),
+    penalties.GroupL1: lambda pen, z, step, out: _group_l1_into(pen, z, step, out),
     penalties.GroupL2: lambda pen, z, step, out: _group_l2_into(pen, z, step, out),
     penalties.L2Ball: lambda pen, z, step, out: _l2_ball_into(pen, z, step, out),
     penalties.L1Ball: lambda pen, z, step, out: _l1_ball_into(pen, z, step, out),
@@ -640,6 +704,7 @@ _VECTOR_PROX_INTO = {
 
 _VECTOR_VALUE = {
     penalties.WeightedL1: lambda pen, z: _weighted_l1_value(pen, z),
+    penalties.GroupL1: lambda pen, z: _group_l1_value(pen, z),
     penalties.GroupL2: lambda pen, z: pen.alpha * norm(z),
     penalties.L2Ball: lambda pen, z: 0.0 if norm(z) <= pen.radius * (1 + _slack(z)) else math.inf,
     penalties.L1Ball: lambda pen, z: (
@@ -712,7 +777,7 @@ def _coordinate_penalty(pen, index):
     kind = _penalty_class(pen)
     if kind is penalties.WeightedL1:
         L1 = penalties.L1
-        return lambda pen, index: L1(pen.alpha * pen.weights[index])
+        return lambda pen, index: L1(_weighted(pen.alpha, pen.weights[index]))
     if kind is not None:
         return lambda pen, index: pen
     return None

@@ -18,7 +18,7 @@ import numpy as np
 
 from lowrank_opt.core.errors import ParameterError, ProblemError
 from lowrank_opt.numerics import reference
-from lowrank_opt.numerics._arrays import namespace, real_array, scalar
+from lowrank_opt.numerics._arrays import device, namespace, real_array, scalar
 
 __all__ = [
     "L1",
@@ -26,6 +26,7 @@ __all__ = [
     "SCAD",
     "Box",
     "ElasticNet",
+    "GroupL1",
     "GroupL2",
     "Huber",
     "L1Ball",
@@ -74,7 +75,8 @@ class WeightedL1(NamedTuple):
     alpha : float
         At least 0.
     weights : array of shape (n,)
-        At least 0; of the library of the argument.
+        At least 0; of the library of the argument. An infinite weight fixes its coordinate at 0,
+        for every `alpha`.
     """
 
     alpha: float
@@ -82,18 +84,16 @@ class WeightedL1(NamedTuple):
 
     def prox(self, z: Any, step: Any) -> Any:
         """Soft thresholds at ``step * alpha * weights``."""
-        return _soft(z, _cast(step * self.alpha * self.weights, z))
+        return _soft(z, _cast(_weighted(step * self.alpha, self.weights), z))
 
     def value(self, z: Any) -> Any:
         """Value at `z`."""
-        return self.alpha * _sum(abs(z) * _cast(self.weights, z))
+        return _weighted_sum(abs(z), _cast(_weighted(self.alpha, self.weights), z))
 
     def check(self) -> None:
         """Raise ParameterError if a parameter is out of range."""
         scalar("WeightedL1.alpha", self.alpha, low=0.0)
-        weights, xp = real_array("WeightedL1.weights", self.weights)
-        if bool(xp.any(weights < 0)):
-            raise ParameterError("WeightedL1.weights has a negative entry; weights >= 0 are needed")
+        _check_weights("WeightedL1.weights", self.weights)
 
 
 class ElasticNet(NamedTuple):
@@ -368,6 +368,109 @@ class GroupL2(NamedTuple):
         scalar("GroupL2.alpha", self.alpha, low=0.0)
 
 
+class GroupL1(NamedTuple):
+    """``alpha * sum weights_g |x_g|_2``, ``x_g`` the entries (or rows) of group g.
+
+    Parameters
+    ----------
+    alpha : float
+        At least 0.
+    groups : array of shape (n,)
+        The group of every entry of a vector, or of every row of a matrix: integers from 0; of
+        the library of the argument.
+    weights : array of shape (n_groups,) or None, default=None
+        At least 0; ``None``: 1 for all. A weight of 0 leaves its group free, an infinite one
+        fixes it at 0.
+    positive : bool, default=False
+        Whether negative entries have an infinite value.
+
+    Notes
+    -----
+    Arrays that are not numpy's are summed by a product with a matrix of one column a group.
+    """
+
+    alpha: float
+    groups: Any
+    weights: Any = None
+    positive: bool = False
+
+    def prox(self, z: Any, step: Any) -> Any:
+        """Shrink every group towards 0 by ``step * alpha * weights_g``, at most to 0."""
+        xp = namespace(z)
+        z = xp.where(z > 0, z, 0 * z) if self.positive else z
+        lengths = self.lengths(z)
+        bound = _cast(_weighted(step * self.alpha, self._weights(lengths)), lengths)
+        longer = lengths > bound
+        # A quotient first: an infinite bound of a shorter group is never divided.
+        shrunk = xp.where(longer, bound, 0 * lengths) / xp.where(longer, lengths, 1 + 0 * lengths)
+        factor = _cast(xp.where(longer, 1 - shrunk, 0 * lengths), z)[self._labels(z)]
+        return z * (factor if z.ndim == 1 else factor[:, None])
+
+    def value(self, z: Any) -> Any:
+        """Value at `z`."""
+        lengths = self.lengths(z)
+        total = _weighted_sum(lengths, _weighted(self.alpha, self._weights(lengths)))
+        return total + _indicator(z >= 0) if self.positive else total
+
+    def lengths(self, z: Any) -> Any:
+        """Euclidean norm of every group of `z`, shape (n_groups,), in float64."""
+        labels, xp = self._labels(z), namespace(z)
+        if z.ndim not in (1, 2) or z.shape[0] != labels.shape[0]:
+            raise ProblemError(
+                f"GroupL1.groups has {labels.shape[0]} entries, the argument has shape {z.shape}; "
+                "one group for every entry of a vector or row of a matrix is needed"
+            )
+        size = labels.shape[0]
+        n_groups = 1 + int(xp.max(labels)) if size else 0
+        if self.weights is not None:
+            n_groups = self.weights.shape[0] if hasattr(self.weights, "shape") else n_groups
+        size_of = xp.astype(abs(z), xp.float64)
+        largest = xp.max(size_of) if size_of.shape[0] else 1.0
+        unit = xp.where(largest > 0, largest, 1.0 + 0 * largest) if size else 1.0
+        squares = (size_of / unit) ** 2
+        if z.ndim == 2:
+            squares = xp.sum(squares, axis=1)
+        if xp is np:
+            sums = np.bincount(labels, squares, n_groups)
+        else:
+            labels_of = xp.arange(n_groups, dtype=labels.dtype, device=device(z))
+            sums = squares @ xp.astype(labels[:, None] == labels_of, xp.float64)
+        return unit * xp.sqrt(sums)
+
+    def check(self) -> None:
+        """Raise ParameterError if a parameter is out of range."""
+        scalar("GroupL1.alpha", self.alpha, low=0.0)
+        xp = namespace(self.groups)
+        groups = np.asarray(self.groups) if xp is np else self.groups
+        integers = groups.dtype.kind in "iu" if xp is np else xp.isdtype(groups.dtype, "integral")
+        if not integers or groups.ndim != 1:
+            raise ParameterError(
+                f"GroupL1.groups has dtype {groups.dtype} and shape {groups.shape}; a vector of "
+                "integers is needed, the group of every variable"
+            )
+        size = groups.shape[0]
+        if size and int(xp.min(groups)) < 0:
+            raise ParameterError("GroupL1.groups has a negative entry; groups count from 0")
+        if self.weights is not None:
+            weights = _check_weights("GroupL1.weights", self.weights)
+            n_groups = 1 + int(xp.max(groups)) if size else 0
+            if weights.shape != (n_groups,):
+                raise ParameterError(
+                    f"GroupL1.weights has shape {weights.shape}; one weight for each of the "
+                    f"{n_groups} groups is needed"
+                )
+        if not isinstance(self.positive, (bool, np.bool_)):
+            raise ParameterError(f"GroupL1.positive is {self.positive!r}; True or False is needed")
+
+    def _labels(self, z: Any) -> Any:
+        return np.asarray(self.groups) if namespace(z) is np else self.groups
+
+    def _weights(self, lengths: Any) -> Any:
+        if self.weights is None:
+            return 1 + 0 * lengths
+        return np.asarray(self.weights) if namespace(lengths) is np else self.weights
+
+
 class L2Ball(NamedTuple):
     """0 on ``|x|_2 <= radius``, infinite elsewhere: the whole argument is one block.
 
@@ -622,7 +725,9 @@ def coordinate_penalty(pen: Any, index: int) -> Any:
     -----
     Works inside numba kernels. Cost: O(1).
     """
-    return L1(pen.alpha * pen.weights[index]) if isinstance(pen, WeightedL1) else pen
+    if isinstance(pen, WeightedL1):
+        return L1(_weighted(pen.alpha, pen.weights)[index])
+    return pen
 
 
 def _check(pen: Any) -> None:
@@ -633,6 +738,29 @@ def _check(pen: Any) -> None:
         )
     if hasattr(pen, "check"):
         pen.check()
+
+
+def _check_weights(name: str, weights: Any) -> Any:
+    weights, xp = real_array(name, weights, finite=False)
+    if bool(xp.any(weights < 0)):
+        raise ParameterError(f"{name} has a negative entry; weights >= 0 are needed")
+    return weights
+
+
+def _weighted(scale: Any, weights: Any) -> Any:
+    """``scale * weights``, where an infinite weight is infinite even times 0."""
+    xp = namespace(weights)
+    if xp is np and not bool(np.any(np.isinf(weights))):
+        return scale * weights
+    fixed = xp.isinf(weights)
+    finite = scale * xp.where(fixed, xp.ones_like(weights), weights)
+    return xp.where(fixed, float("inf") + 0 * finite, finite)
+
+
+def _weighted_sum(sizes: Any, weights: Any) -> Any:
+    """Sum of ``sizes * weights``; 0 where a size is 0, whatever its weight."""
+    xp = namespace(sizes)
+    return _sum(sizes * xp.where(sizes > 0, weights, 0 * sizes))
 
 
 def _soft(z: Any, threshold: Any) -> Any:

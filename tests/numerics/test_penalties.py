@@ -20,6 +20,7 @@ from lowrank_opt.numerics import (
     SCAD,
     Box,
     ElasticNet,
+    GroupL1,
     GroupL2,
     Huber,
     L1Ball,
@@ -52,8 +53,18 @@ SEPARABLE = [
     Box(-math.inf, 1.0),
     L1(0.0),
 ]
+GROUPS = np.array([0, 2, 0, 1, 2, 2])
+GROUPED = [
+    GroupL1(0.9, GROUPS),
+    GroupL1(1.1, GROUPS, np.array([0.0, 1.5, 0.5])),
+    GroupL1(1.2, GROUPS, np.array([1.0, math.inf, 0.3]), True),
+    GroupL1(1.4, GROUPS, None, True),
+]
+FIXED = [WeightedL1(0.55, np.array([0.0, math.inf, 1.0, math.inf, 2.0, 0.5]))]
 BLOCKS = [GroupL2(1.3), L2Ball(1.1), L1Ball(2.0), Simplex(1.5)]
 NONCONVEX = [MCP(1.0, 2.5), SCAD(0.8, 3.1)]
+SEPARABLE += FIXED
+BLOCKS += GROUPED
 EVERY = SEPARABLE + BLOCKS + NONCONVEX
 
 vectors = hnp.arrays(np.float64, N, elements=st.floats(-20, 20, width=32))
@@ -268,6 +279,9 @@ def test_every_array_library_gives_the_same_answer(xp):
         there = pen
         if isinstance(pen, WeightedL1):
             there = WeightedL1(pen.alpha, xp.asarray(pen.weights))
+        if isinstance(pen, GroupL1):
+            weights = None if pen.weights is None else xp.asarray(pen.weights)
+            there = pen._replace(groups=xp.asarray(pen.groups), weights=weights)
         for step in (0.5, 4.0):
             got = prox(there, moved, step)
             assert type(got) is type(moved)
@@ -275,6 +289,47 @@ def test_every_array_library_gives_the_same_answer(xp):
             np.testing.assert_allclose(np.asarray(got), want, rtol=0, atol=1e-13)
             np.testing.assert_allclose(float(value(there, got)), value(pen, want), rtol=1e-12)
             assert prox(there, xp.astype(moved, xp.float32), step).dtype == xp.float32
+
+
+def test_group_penalty_is_a_sum_over_blocks():
+    z = 3 * np.random.default_rng(5).standard_normal(N)
+    pen = GroupL1(0.9, GROUPS, np.array([0.7, 1.5, 2.0]))
+    x = prox(pen, z, 0.6)
+    for group, weight in enumerate(pen.weights):
+        block = group == GROUPS
+        np.testing.assert_allclose(x[block], prox(GroupL2(0.9 * weight), z[block], 0.6), rtol=1e-14)
+    want = sum(value(GroupL2(0.9 * w), z[g == GROUPS]) for g, w in enumerate(pen.weights))
+    np.testing.assert_allclose(value(pen, z), want, rtol=1e-14)
+    single = GroupL1(0.9, np.arange(N))
+    np.testing.assert_allclose(prox(single, z, 0.6), prox(L1(0.9), z, 0.6), rtol=0, atol=1e-14)
+    single = GroupL1(0.9, np.arange(N), None, True)
+    np.testing.assert_allclose(prox(single, z, 0.6), prox(NonNegative(0.9), z, 0.6), atol=1e-14)
+
+
+def test_groups_of_rows_are_groups_of_their_entries():
+    z = 2 * np.random.default_rng(6).standard_normal((N, 3))
+    for pen in GROUPED:
+        flat = pen._replace(groups=np.repeat(GROUPS, 3))
+        want = prox(flat, z.ravel(), 0.7)
+        np.testing.assert_allclose(prox(pen, z, 0.7).ravel(), want, rtol=1e-14)
+        np.testing.assert_allclose(value(pen, want.reshape(z.shape)), value(flat, want), rtol=1e-14)
+    with pytest.raises(ProblemError, match="6 entries, the argument has shape \\(3,\\)"):
+        prox(GROUPED[0], z[0], 1.0)
+
+
+def test_infinite_weights_fix_at_zero_and_zero_weights_leave_free():
+    z = np.array([1.5, -2.0, 0.5, 4.0])
+    weights = np.array([math.inf, 0.0])
+    for alpha in (0.0, 0.8):
+        for pen in (
+            GroupL1(alpha, np.array([0, 1, 0, 1]), weights),
+            WeightedL1(alpha, weights[[0, 1, 0, 1]]),
+        ):
+            want = np.array([0.0, -2.0, 0.0, 4.0])
+            for got in (prox(pen, z, 0.5), kernel_block(pen, z, 0.5)[0]):
+                np.testing.assert_array_equal(got, want)
+            assert value(pen, z) == kernel_block(pen, z, 0.5)[1] == math.inf
+            assert value(pen, want) == kernel_block(pen, want, 0.5)[1] == 0.0
 
 
 def test_empty_and_zero_blocks():
@@ -315,6 +370,13 @@ def test_kernels_work_in_place():
         (MCP(1.0, 0.0), "MCP.gamma"),
         (SCAD(1.0, 1.0), "SCAD.gamma"),
         (GroupL2(-1.0), "GroupL2.alpha"),
+        (GroupL1(-1.0, np.zeros(2, int)), "GroupL1.alpha"),
+        (GroupL1(1.0, np.zeros(2)), "vector of integers"),
+        (GroupL1(1.0, np.zeros((2, 1), int)), "vector of integers"),
+        (GroupL1(1.0, np.array([0, -1])), "count from 0"),
+        (GroupL1(1.0, np.array([0, 1]), np.ones(3)), "each of the 2 groups"),
+        (GroupL1(1.0, np.array([0, 1]), np.array([1.0, -2.0])), "GroupL1.weights has a negative"),
+        (GroupL1(1.0, np.array([0, 1]), None, 2), "GroupL1.positive"),
         (L2Ball(-1.0), "L2Ball.radius"),
         (L1Ball(-1.0), "L1Ball.radius"),
         (Simplex(-1.0), "Simplex.total"),
@@ -331,6 +393,10 @@ def test_parameters_out_of_range_are_named(pen, message):
 def test_bad_arguments_are_named():
     with pytest.raises(ProblemError, match=r"z\[1\] is NaN"):
         prox(L1(1.0), [1.0, math.nan], 1.0)
+    weights, pair = np.array([1.0, math.nan]), np.array([0, 1])
+    for pen in (WeightedL1(1.0, weights), GroupL1(1.0, pair, weights)):
+        with pytest.raises(ProblemError, match=r"weights\[1\] is NaN"):
+            prox(pen, [1.0, 2.0], 1.0)
     with pytest.raises(ProblemError, match="z is NaN"):
         value(L1(1.0), math.inf)
     for step in (0.0, -1.0, math.nan, math.inf, np.array([1.0, 0.0])):
