@@ -49,6 +49,7 @@ __all__, __getattr__, __dir__ = lazy_names(
             "HasObjective",
             "HasObservations",
             "HasProx",
+            "HasSmoothPart",
             "HasTransport",
         ],
         "registry": [

@@ -37,6 +37,7 @@ from lowrank_opt.core.protocols import HasMonotoneOperator as HasMonotoneOperato
 from lowrank_opt.core.protocols import HasObjective as HasObjective
 from lowrank_opt.core.protocols import HasObservations as HasObservations
 from lowrank_opt.core.protocols import HasProx as HasProx
+from lowrank_opt.core.protocols import HasSmoothPart as HasSmoothPart
 from lowrank_opt.core.protocols import HasTransport as HasTransport
 from lowrank_opt.core.registry import register_solvers as register_solvers
 from lowrank_opt.core.registry import registered_solvers as registered_solvers

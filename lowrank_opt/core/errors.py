@@ -39,6 +39,7 @@ _CAPABILITIES = {
     "HasObjective": "an objective",
     "HasObservations": "observed entries of a matrix",
     "HasProx": "a proximal operator",
+    "HasSmoothPart": "a smooth part with oracles by block",
 }
 
 

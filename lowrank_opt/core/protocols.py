@@ -23,6 +23,7 @@ __all__ = [
     "HasObjective",
     "HasObservations",
     "HasProx",
+    "HasSmoothPart",
     "HasTransport",
 ]
 
@@ -55,6 +56,21 @@ class HasProx(Protocol):
     """``prox(x, step)`` of the non-smooth part: argmin over z of g(z) + ‖z - x‖² / (2 step)."""
 
     def prox(self, x: Any, step: float) -> Any: ...
+
+
+@runtime_checkable
+class HasSmoothPart(Protocol):
+    """``smooth``: the smooth part, with oracles by block; ``penalty``: the rest, or ``None``.
+
+    The smooth part has a Lipschitz constant, a gradient and a Hessian of every block of variables,
+    and keeps what moves cost little to update; see
+    :class:`lowrank_opt.block_coordinate.GLMProblem`.
+    """
+
+    @property
+    def smooth(self) -> Any: ...
+    @property
+    def penalty(self) -> Any: ...
 
 
 @runtime_checkable

@@ -60,6 +60,19 @@ class _BlasLimits:
         self._lock = threading.Lock()
         self._wanted: list[tuple[object, int]] = []
         self._outermost: Any = None
+        self._controller: Any = None
+        self._modules = 0
+
+    def _limit(self, n_threads: int) -> Any:
+        """Limit BLAS; the libraries are looked up anew only when modules were imported since.
+
+        To look them up takes a millisecond, as long as a small problem.
+        """
+        from threadpoolctl import ThreadpoolController
+
+        if self._controller is None or self._modules != len(sys.modules):
+            self._controller, self._modules = ThreadpoolController(), len(sys.modules)
+        return self._controller.limit(limits=n_threads, user_api="blas")
 
     @contextlib.contextmanager
     def of(self, n_threads: int) -> Iterator[None]:
@@ -68,11 +81,9 @@ class _BlasLimits:
         if threading.current_thread() is not threading.main_thread():
             yield
             return
-        from threadpoolctl import threadpool_limits
-
         entry = (object(), n_threads)
         with self._lock:
-            limits = threadpool_limits(n_threads, user_api="blas")
+            limits = self._limit(n_threads)
             if not self._wanted:
                 self._outermost = limits
             self._wanted.append(entry)
@@ -82,7 +93,7 @@ class _BlasLimits:
             with self._lock:
                 self._wanted.remove(entry)
                 if self._wanted:
-                    threadpool_limits(self._wanted[-1][1], user_api="blas")
+                    self._limit(self._wanted[-1][1])
                 else:
                     self._outermost.restore_original_limits()
 

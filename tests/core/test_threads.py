@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import threadpoolctl
 
-from lowrank_opt.core import thread_limit
+from lowrank_opt.core import thread_limit, threads
 from lowrank_opt.core.threads import compile_clock
 from lowrank_opt.testing.example import GradientDescent, make_quadratic
 
@@ -71,8 +71,7 @@ class FakeLimits:
 
     current = 8
 
-    def __init__(self, limits, user_api):
-        assert user_api == "blas"
+    def __init__(self, limits):
         self.before, FakeLimits.current = FakeLimits.current, limits
 
     def restore_original_limits(self):
@@ -82,7 +81,7 @@ class FakeLimits:
 @pytest.mark.parametrize("order", [(0, 1, 2), (2, 1, 0), (1, 0, 2), (0, 2, 1)])
 def test_overlapping_runs_restore_blas(order, monkeypatch):
     """Runs of several threads begin in turn and end in any order."""
-    monkeypatch.setattr(threadpoolctl, "threadpool_limits", FakeLimits)
+    monkeypatch.setattr(threads._blas_limits, "_limit", FakeLimits)
     runs = [thread_limit(n) for n in (1, 2, 3)]
     for i, run in enumerate(runs):
         run.__enter__()
@@ -171,3 +170,19 @@ def test_the_clock_does_not_import_numba():
         "with t.thread_limit(None): assert 'numba' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], check=True, timeout=120)
+
+
+def test_a_blas_that_is_loaded_later_is_limited_too():
+    """The libraries are remembered between runs, but not past an import."""
+    code = """if 1:
+        from lowrank_opt.core import thread_limit
+        from threadpoolctl import threadpool_info, threadpool_limits
+        import numpy
+        with thread_limit(1):
+            pass
+        import scipy.linalg  # has a BLAS of its own
+        with threadpool_limits(2, user_api="blas"), thread_limit(1):
+            print(sorted({p["num_threads"] for p in threadpool_info() if p["user_api"] == "blas"}))
+    """
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert run.stdout.strip() == "[1]"

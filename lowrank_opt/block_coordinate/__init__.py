@@ -1,0 +1,28 @@
+"""Block coordinate descent: greedy rules, message passing, active sets, sparse linear models."""
+
+from __future__ import annotations
+
+from lowrank_opt.core.backend import register_kernels
+from lowrank_opt.core.lazy import lazy_names
+from lowrank_opt.core.registry import register_solvers
+
+__all__, __getattr__, __dir__ = lazy_names(
+    __name__,
+    {
+        "composite": ["CompositeProblem", "L1Form"],
+        "glm": ["GLMProblem"],
+        "losses": ["Huber", "Logistic", "Poisson", "Softmax", "Squared"],
+        "quadratic": ["QuadraticProblem"],
+        "sparse_glm": ["SparseGLMSolver"],
+    },
+)
+
+register_solvers(__name__, ("SparseGLMSolver",))
+register_kernels("block_coordinate", numpy="lowrank_opt.block_coordinate.kernels_design")
+
+
+def warmup() -> dict[str, float]:
+    """Compile this family's kernels on tiny inputs; return seconds by name."""
+    from lowrank_opt.block_coordinate.compilation import compile_kernels
+
+    return compile_kernels()
