@@ -9,7 +9,7 @@ import scipy.sparse as sp
 
 from lowrank_opt.core.backend import Backend
 from lowrank_opt.core.errors import ProblemError, UnsupportedBackendError
-from lowrank_opt.numerics._arrays import real_array
+from lowrank_opt.numerics._arrays import numpy_real
 
 __all__ = ["as_design", "column_squares", "columns", "gram", "times", "transposed_times"]
 
@@ -47,7 +47,7 @@ def as_design(name: str, X: Any) -> Any:
                 f"{name} is an array of {backend.name}; regressions work with NumPy arrays and "
                 "SciPy sparse matrices: convert it first"
             )
-        X = np.asfortranarray(real_array(name, X, finite=False)[0])
+        X = np.asfortranarray(numpy_real(name, X))
     if X.ndim != 2:
         raise ProblemError(
             f"{name} has shape {X.shape}; a matrix (n_samples, n_features) is needed"
@@ -62,13 +62,14 @@ def _sparse(name: str, X: Any) -> sp.csc_array:
         raise ProblemError(
             f"{name} has shape {X.shape}; a matrix (n_samples, n_features) is needed"
         )
-    given = X
-    X = sp.csc_array(X)
-    data = real_array(f"{name}.data", X.data, finite=False)[0]
+    given, X = X, X if isinstance(X, sp.csc_array) else sp.csc_array(X)
+    data = numpy_real(f"{name}.data", X.data)
     if max(X.shape[0], X.nnz) > np.iinfo(np.int32).max:
         raise ProblemError(f"{name} has {X.nnz} entries; at most 2^31 - 1 are supported")
-    indices, indptr = (a.astype(np.int32, copy=False) for a in (X.indices, X.indptr))
-    out = sp.csc_array((data, indices, indptr), shape=X.shape)
+    out = X
+    if data is not X.data or X.indices.dtype != np.int32 or X.indptr.dtype != np.int32:
+        indices, indptr = (a.astype(np.int32, copy=False) for a in (X.indices, X.indptr))
+        out = sp.csc_array((data, indices, indptr), shape=X.shape)
     if not out.has_canonical_format:
         if any(np.shares_memory(a, b) for a, b in _pairs(out, given)):
             out = out.copy()

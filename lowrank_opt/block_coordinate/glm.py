@@ -289,39 +289,34 @@ class GLMProblem(Problem):
             return np.array([_huber_location(self.y, s, self.loss.delta)])
         return mean
 
-    @cached_property
-    def _null(self) -> tuple[float, float]:
+    def _null_predictors(self) -> NDArray[Any]:
         z = np.broadcast_to(self.null_intercept, (self.n_samples, self.n_outputs))
-        z = z.reshape(self.y.shape)
-        s = 1.0 if self.sample_weight is None else self._by_sample(self.sample_weight)
-        least = 0.0
-        if isinstance(self.loss, Poisson):
-            y = self.y
-            least = y - y * np.log(np.where(y > 0, y, 1.0))
-        values = loss_value(self.loss, self.y, z)
-        weight = 1.0 if self.sample_weight is None else self.sample_weight
-        if values.shape != self.y.shape:  # one value a sample
-            scale = float(np.sum(weight * values))
-        else:
-            scale = float(np.sum(s * (values - least)))
-        # Constant targets leave rounding; what is below it is not a unit.
-        size = float(np.sum(s * self.y * self.y))
-        scale = max(scale, 1e-28 * size) or 1.0
-        slope = s * loss_slope(self.loss, self.y, z)
-        gradient = float(np.abs(design.transposed_times(self.X, slope)).max())
-        norm = np.sqrt(self.column_squares.max() if self.column_squares.size else 0.0)
-        floor = 1e-15 * norm * float(np.linalg.norm(slope))
-        return scale, max(gradient, floor) or 1.0
+        return z.reshape(self.y.shape)
 
-    @property
+    @cached_property
     def scale(self) -> float:
         """Loss of the null model above the smallest loss there is; positive."""
-        return self._null[0]
+        least, y = 0.0, self.y
+        if isinstance(self.loss, Poisson):
+            rates = y - y * np.log(np.where(y > 0, y, 1.0))
+            least = float(
+                np.sum(rates if self.sample_weight is None else self.sample_weight @ rates)
+            )
+        value = self._loss(self._null_predictors()) - least
+        squares = (
+            np.sum(y * y) if self.sample_weight is None else np.sum(self.sample_weight @ (y * y))
+        )
+        # Constant targets leave rounding; what is below it is not a unit.
+        return max(value, 1e-28 * float(squares)) or 1.0
 
-    @property
+    @cached_property
     def null_gradient(self) -> float:
         """Largest absolute derivative by a coefficient at the null model; positive."""
-        return self._null[1]
+        slope = self.slopes(self._null_predictors())
+        gradient = float(np.abs(design.transposed_times(self.X, slope)).max())
+        norm = float(np.sqrt(self.column_squares.max()))
+        floor = 1e-15 * norm * float(np.linalg.norm(slope))
+        return max(gradient, floor) or 1.0
 
     # -- points -----------------------------------------------------------------------------------
 

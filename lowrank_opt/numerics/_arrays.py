@@ -75,7 +75,7 @@ def real_array(name: str, x: Any, *, finite: bool = True, like: Any = None) -> t
         elif "float16" in str(x.dtype):  # bfloat16 too
             x = xp.astype(x, xp.float32)
     else:
-        x = _numpy_real(name, x)
+        x = numpy_real(name, x)
         if like is not None and x.dtype != like.dtype:
             x = x.astype(like.dtype)
     _check_finite(name, x, xp, finite)
@@ -121,7 +121,8 @@ def device(x: Any) -> Any:
     return array_api_compat.device(x)
 
 
-def _numpy_real(name: str, x: Any) -> np.ndarray:
+def numpy_real(name: str, x: Any) -> np.ndarray:
+    """Return `x` as a real floating NumPy array, without a look at its values."""
     if hasattr(x, "tocsr") or isinstance(x, np.ma.MaskedArray):
         raise ProblemTypeError(
             f"{name} is a {type(x).__name__}; a dense array without mask is needed: "
