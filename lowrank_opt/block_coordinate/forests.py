@@ -488,13 +488,19 @@ def solve_sparse_block(A: Any, rhs: ArrayLike, nodes: ArrayLike) -> NDArray[np.f
         return np.empty(given.shape)
     part = A[block][:, block].tocsc().astype(np.float64)
     try:
-        from sksparse.cholmod import CholmodNotPositiveDefiniteError, cholesky
+        from sksparse import cholmod
     except ImportError:
         return _superlu(part, given, block)
     try:
-        solution: NDArray[np.float64] = cholesky(part)(given)
-    except CholmodNotPositiveDefiniteError as error:
-        raise np.linalg.LinAlgError(f"A is not positive definite on the block: {error}") from error
+        # The second form is that of scikit-sparse before 0.5.
+        factor = (
+            cholmod.cho_factor(part).solve
+            if hasattr(cholmod, "cho_factor")
+            else cholmod.cholesky(part)
+        )
+    except cholmod.CholmodError:
+        return _superlu(part, given, block)  # which says where the pivot is
+    solution: NDArray[np.float64] = factor(given)
     return solution
 
 

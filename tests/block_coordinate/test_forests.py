@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 import time
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -406,6 +408,36 @@ def test_a_sparse_block_is_solved_as_a_dense_matrix_is(k):
     rhs = rng.standard_normal(nodes.size if k is None else (nodes.size, k))
     expected = np.linalg.solve(A.toarray()[np.ix_(nodes, nodes)], rhs)
     np.testing.assert_allclose(solve_sparse_block(A, rhs, nodes), expected, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("modern", [True, False])
+def test_cholmod_is_used_where_it_is_installed(monkeypatch, modern):
+    # A stand-in with the interface of scikit-sparse 0.5, or of those before.
+    class Failure(Exception):
+        pass
+
+    calls = []
+
+    def solver(part):
+        calls.append(part.shape)
+        try:
+            np.linalg.cholesky(part.toarray())
+        except np.linalg.LinAlgError:
+            raise Failure from None
+        return lambda rhs: np.linalg.solve(part.toarray(), rhs)
+
+    def cho_factor(part):
+        return SimpleNamespace(solve=solver(part))
+
+    given = {"cho_factor": cho_factor} if modern else {"cholesky": solver}
+    cholmod = SimpleNamespace(CholmodError=Failure, **given)
+    monkeypatch.setitem(sys.modules, "sksparse", SimpleNamespace(cholmod=cholmod))
+    A, nodes, rhs = lattice(5, 5), np.arange(20), np.arange(20.0)
+    expected = np.linalg.solve(A.toarray()[:20, :20], rhs)
+    np.testing.assert_allclose(solve_sparse_block(A, rhs, nodes), expected, rtol=1e-12)
+    with pytest.raises(np.linalg.LinAlgError, match="index"):
+        solve_sparse_block(A - 9 * sp.eye_array(25), rhs, nodes)
+    assert calls == [(20, 20)] * 2
 
 
 # -- bad input -----------------------------------------------------------------------------------
