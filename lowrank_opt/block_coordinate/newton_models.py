@@ -1,0 +1,278 @@
+"""Minimisers of the quadratic model of a proximal Newton step over a working set."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+import scipy.sparse as sp
+
+from lowrank_opt.block_coordinate import kernels_prox_newton as kernels
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+__all__ = ["Design", "Step", "minimise"]
+
+# Columns of a Gram matrix at most, unless it is asked for; entries of products that are worth an
+# entry of the columns.
+_COLUMNS, _WORTH = 2000, 40.0
+# Sweeps in residual form: before a Gram form, and at most; decrease that ends them, against the
+# first.
+_FIRST, _SWEEPS, _PART = 2, 20, 1e-2
+# Sweeps in Gram form: at most, without a change of sign before a Newton step, and the squared
+# length that ends them against the first; rounds of sweeps and Newton steps.
+_CAP, _STABLE, _ACCURACY, _ROUNDS = 200, 10, 1e-6, 6
+# Gram matrices are kept in single precision down to this tolerance.
+_SINGLE = 1e-7
+
+
+class Step(NamedTuple):
+    """New coefficients of the working set, their changes, and that of the intercept."""
+
+    x: NDArray[Any]
+    d: NDArray[Any]
+    shift: float
+
+
+class Design:
+    """Products with the columns of a design, dense or sparse."""
+
+    def __init__(self, X: Any) -> None:
+        self.X = X
+        self.sparse = sp.issparse(X)
+        self._rows: Any = None
+        self._counts: Any = None
+        self._slot: Any = None
+
+    @property
+    def columns(self) -> tuple[Any, Any, Any]:
+        """Arrays of the sparse design."""
+        return self.X.data, self.X.indices, self.X.indptr
+
+    @property
+    def rows(self) -> tuple[Any, Any, Any]:
+        """Arrays of the sparse design, compressed by rows; made once."""
+        if self._rows is None:
+            rows = self.X.tocsr()
+            self._rows = rows.data, rows.indices, rows.indptr
+        return self._rows  # type: ignore[no-any-return]
+
+    def correlate(self, theta: NDArray[Any], alive: NDArray[Any], c: NDArray[Any]) -> None:
+        """Write ``X' theta`` for the columns `alive`."""
+        if self.sparse:
+            kernels.pass_csc(*self.columns, theta, alive, c)
+        elif alive.size == c.size and self.X.dtype == np.float64:
+            np.dot(self.X.T, theta, out=c)
+        else:
+            kernels.pass_dense(self.X, theta, alive, c)
+
+    def expand(self, W: Any, d: Any, shift: float, step: NDArray[Any]) -> None:
+        """Write ``X_W d + shift``."""
+        if self.sparse:
+            kernels.expand_csc(*self.columns, W, d, shift, step)
+        else:
+            kernels.expand_dense(self.X, W, d, shift, step)
+
+    def sweeps(self, *arguments: Any) -> tuple[float, float, float, int]:
+        """Coordinate descent in residual form; see the kernel."""
+        if self.sparse:
+            return kernels.sweeps_csc(*self.columns, *arguments)  # type: ignore[no-any-return]
+        return kernels.sweeps_dense(self.X, *arguments)  # type: ignore[no-any-return]
+
+    def slopes(self, S: NDArray[Any], v: NDArray[Any]) -> NDArray[Any]:
+        """Return ``X_S' v``."""
+        q = np.empty(S.size)
+        if self.sparse:
+            kernels.model_gradient_csc(*self.columns, S, v, q)
+        else:
+            kernels.model_gradient_dense(self.X, S, v, q)
+        return q
+
+    def worth(self, W: NDArray[Any]) -> bool:
+        """Whether the products of sparse columns W cost little against sweeps over them."""
+        if self._counts is None:
+            self._counts = np.empty(self.X.shape[0], np.int32)
+        work, entries = kernels.row_work(self.X.indices, self.X.indptr, W, self._counts)
+        return bool(work <= _WORTH * entries)
+
+    def gram(
+        self, W: NDArray[Any], h: NDArray[Any], H: Any, mu: float, intercept: bool, dtype: Any
+    ) -> tuple[NDArray[Any], NDArray[Any]]:
+        """Return products of the columns W, weighted with h, and scaled to ones in the diagonal.
+
+        Parameters
+        ----------
+        W : ndarray of int
+            Columns, rising.
+        h : ndarray of shape (n,)
+            Weights of rows.
+        H : ndarray or None
+            Weighted squares of the columns, `mu` included; dense designs need them.
+        mu : float
+            Ridge term.
+        intercept : bool
+            Whether a column of ones comes last.
+        dtype : dtype
+            What dense products are made in.
+
+        Returns
+        -------
+        G, H : ndarray
+            The matrix, and its diagonal before it was scaled.
+        """
+        m = W.size + intercept
+        if self.sparse:
+            if self._slot is None:
+                self._slot = np.full(self.X.shape[1], -1, np.int64)
+            self._slot[W] = np.arange(W.size)
+            G, H = np.empty((m, m)), np.empty(m)
+            kernels.gram_rows(*self.rows, self._slot, h, intercept, G)
+            self._slot[W] = -1
+            kernels.finish_gram(G, mu, intercept, H)
+            return G, H
+        total = float(h.sum()) if intercept else 0.0
+        A = np.empty((self.X.shape[0], m), dtype, order="F")
+        kernels.gather_scaled(self.X, W, h, H, intercept, total, A)
+        G = A.T @ A
+        H = np.append(H, total) if intercept else H
+        np.fill_diagonal(G, H > 0)
+        return G, H
+
+
+def minimise(solver: Any, problem: Any, state: Any, work: Any, W: NDArray[Any]) -> Step:
+    """Return a step that lowers the model of the loss plus the penalty over W.
+
+    Parameters
+    ----------
+    solver, problem, state, work
+        Those of the engine; `work` has first and second derivatives.
+    W : ndarray of int
+        The working set, rising.
+
+    Returns
+    -------
+    Step
+        The step.
+    """
+    form, design = work.form, work.design
+    intercept = problem.smooth.fit_intercept
+    old = state.w[W]
+    x = old.copy()
+    mode = solver.gram
+    dtype = np.float32 if solver.tol >= _SINGLE and not design.sparse else np.float64
+    if design.sparse and mode != "never" and (
+        mode == "always" or (W.size <= _COLUMNS and design.worth(W))
+    ):  # fmt: skip
+        slopes = state.c[W] + form.mu * old
+        shift = _gram_form(solver, state, work, W, x, slopes, None, work.slopes, intercept, dtype)
+        return Step(x, x - old, shift)
+    H = np.full(W.size, -1.0)
+    total = float(work.h.sum()) if intercept else 0.0
+    np.copyto(work.v, work.g)
+    rest = (W, x, H, form.limits, form.mu, form.positive, work.h, work.v, intercept, total)
+    first = _FIRST if mode == "always" or (mode == "auto" and not design.sparse) else _SWEEPS
+    shift, start, last, done = design.sweeps(*rest, 0.0, first, _PART)
+    state.count(epochs=done)
+    if last > _PART * start:
+        S = np.flatnonzero((x != 0) & (H > 0))
+        small = 0 < S.size <= _COLUMNS or mode == "always"
+        if mode != "never" and small and (not design.sparse or design.worth(W[S])):
+            part = x[S]
+            slopes = design.slopes(W[S], work.v) + form.mu * part
+            slope = float(work.v.sum()) if intercept else 0.0
+            shift += _gram_form(
+                solver, state, work, W[S], part, slopes, H[S], slope, intercept, dtype
+            )
+            x[S] = part
+        elif done < _SWEEPS:
+            shift, _, _, done = design.sweeps(*rest, shift, _SWEEPS - done, _PART)
+            state.count(epochs=done)
+    return Step(x, x - old, shift)
+
+
+def _gram_form(
+    solver: Any, state: Any, work: Any, W: NDArray[Any], x: NDArray[Any], slopes: NDArray[Any],
+    H: Any, slope: float, intercept: bool, dtype: Any,
+) -> float:  # fmt: skip
+    """Minimise over W from x, in place, with these slopes of the model; return the shift."""
+    form = work.form
+    G, H = work.design.gram(W, work.h, H, form.mu, intercept, dtype)
+    root = np.sqrt(H)
+    inverse = np.where(root > 0, 1.0 / np.where(root > 0, root, 1.0), 0.0)
+    limits = form.limits[W] * inverse[: W.size]
+    q, scaled = slopes * inverse[: W.size], x * root[: W.size]
+    if intercept:
+        limits, scaled = np.append(limits, -1.0), np.append(scaled, 0.0)
+        q = np.append(q, slope * inverse[-1])
+    q = q.astype(G.dtype)
+    moving = scaled.copy()
+    _solve(solver, state, G, q, moving, limits, form.positive)
+    changed = moving[: W.size] != scaled[: W.size]
+    x[changed] = moving[: W.size][changed] * inverse[: W.size][changed]
+    return float(moving[-1] * inverse[-1]) if intercept else 0.0
+
+
+def _solve(
+    solver: Any, state: Any, G: Any, q: Any, x: NDArray[Any], limits: NDArray[Any], positive: bool
+) -> None:
+    """Rounds of coordinate descent and Newton steps on a model in Gram form, in place."""
+    stable = _STABLE if solver.newton_phase else _CAP
+    done, first = kernels.gram_descent(G, q, x, limits, positive, 1, 1, 0.0)
+    for _ in range(_ROUNDS):
+        more, last = kernels.gram_descent(
+            G, q, x, limits, positive, _CAP, stable, _ACCURACY * first
+        )
+        done += more
+        if last <= _ACCURACY * first or not solver.newton_phase:
+            break
+        if not _newton(state, G, q, x, limits):
+            break
+    state.count(gram_sweeps=done)
+
+
+def _newton(state: Any, G: Any, q: Any, x: NDArray[Any], limits: NDArray[Any]) -> bool:
+    """Newton step of the coefficients that are not 0, at their signs; return whether it was one."""
+    from scipy.linalg import lapack
+
+    S = np.flatnonzero(((x != 0) | (limits < 0)) & (np.diagonal(G) > 0))
+    if S.size == 0:
+        return False
+    state.count(factorizations=1)
+    A = G[np.ix_(S, S)]
+    factor, solve = (
+        (lapack.spotrf, lapack.spotrs) if A.dtype == np.float32 else (lapack.dpotrf, lapack.dpotrs)
+    )
+    part, limit = x[S], np.maximum(limits[S], 0.0)
+    slope = q[S] + limit * np.sign(part)
+    ridge = 1e-6 if A.dtype == np.float32 else 1e-11
+    for _ in range(4):
+        damped = A.copy()
+        damped[np.diag_indices(S.size)] += ridge
+        L, info = factor(damped, lower=1, overwrite_a=1)
+        if info == 0:
+            break
+        ridge *= 100.0
+    else:
+        return False
+    d = -solve(L, slope.astype(A.dtype), lower=1)[0].astype(np.float64)
+    if not np.isfinite(d).all():
+        return False
+    new = part + d
+    bad = (new * part < 0) & (limits[S] >= 0)
+    if bad.any():
+        new[bad] = 0.0
+        d = new - part
+        Ad = A @ d.astype(A.dtype)
+        change = float(q[S] @ d) + 0.5 * float(d @ Ad)
+        change += float(limit @ (np.abs(new) - np.abs(part)))
+        if change > 0:  # then as far as the first sign
+            d = np.where(bad, -part, d)
+            full = -solve(L, slope.astype(A.dtype), lower=1)[0].astype(np.float64)
+            t = float(np.min(-part[bad] / full[bad]))
+            new = part + t * full
+            new[bad & (np.abs(new) <= 1e-12 * np.abs(part))] = 0.0
+            d = new - part
+    x[S] = new
+    q += G[:, S] @ d.astype(G.dtype)
+    return True
