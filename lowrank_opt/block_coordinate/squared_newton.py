@@ -1,0 +1,253 @@
+"""Products of columns, and Newton steps on the support of a least squares problem."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from lowrank_opt.block_coordinate import kernels_squared as kernels
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from lowrank_opt.block_coordinate.squared_design import Design
+
+__all__ = ["Gram", "newton"]
+
+# Most columns whose products are kept, and the part of the memory that they may take.
+_COLUMNS, _MEMORY = 4000, 0.125
+# Multiple of the first diagonal entry that is added to the others, by type.
+_SHIFT = {"float32": 1e-6, "float64": 1e-11}
+_SHIFTS, _ELIMINATIONS = 5, 6
+# Increase of the objective that is rounding.
+_ROUNDING = 1e-14
+
+
+class Gram:
+    """Products of the columns that were ever in a support.
+
+    Parameters
+    ----------
+    design : Design
+        The data.
+    dtype : dtype
+        Type of the products, and of the copies of columns.
+    columns : ndarray of int
+        The columns in it.
+    products : ndarray of shape (k, k) or None
+        Their products, in its leading part; they are kept, the copies are made anew.
+    """
+
+    def __init__(
+        self, design: Design, dtype: Any, columns: NDArray[Any], products: NDArray[Any] | None
+    ) -> None:
+        self.design, self.dtype = design, np.dtype(dtype)
+        self.columns = columns
+        self.products = np.zeros((0, 0), dtype, "F") if products is None else products
+        self.slot = np.full(design.p, -1, np.int64)
+        self.slot[columns] = np.arange(columns.size)
+        size = self.dtype.itemsize
+        budget = _MEMORY * _total_memory() / size
+        if not design.sparse:  # copies and products
+            budget = min(budget, budget / (1.0 + design.n / _COLUMNS))
+        self.most = int(min(_COLUMNS, np.sqrt(budget), design.p))
+        if not design.sparse:
+            self.most = int(min(self.most, _MEMORY * _total_memory() / (size * design.n)))
+        self.copies: Any = None
+        if not design.sparse and columns.size:
+            self._copy(columns, 0)
+
+    def room(self, S: NDArray[Any]) -> bool:
+        """Whether the columns `S` fit; those that are in it and not needed may be dropped."""
+        if S.size > self.most:
+            return False
+        new = int(np.count_nonzero(self.slot[S] < 0))
+        if self.columns.size + new > self.most:
+            self.columns = np.empty(0, np.int64)
+            self.slot[:] = -1
+        return True
+
+    def slots(self, S: NDArray[Any]) -> NDArray[Any]:
+        """Return the places of the columns `S`, entering those that are new."""
+        slots = self.slot[S]
+        new = S[slots < 0]
+        if new.size:
+            self._append(new)
+            slots = self.slot[S]
+        return slots
+
+    def matrix(self, slots: NDArray[Any]) -> NDArray[Any]:
+        """Return the products of the columns at ascending places, as a matrix of its own."""
+        out = np.empty((slots.size, slots.size), self.dtype, "F")
+        kernels.gather(self.products, slots, out)
+        return out
+
+    def _append(self, new: NDArray[Any]) -> None:
+        design, first = self.design, self.columns.size
+        last = first + new.size
+        self.columns = np.concatenate([self.columns, new])
+        self.slot[new] = np.arange(first, last)
+        if last > self.products.shape[0]:
+            size = min(max(last, 2 * self.products.shape[0], 128), max(self.most, last))
+            grown = np.zeros((size, size), self.dtype, "F")
+            grown[:first, :first] = self.products[:first, :first]
+            self.products = grown
+        if design.sparse:
+            parts = design.parts
+            entries = int(np.sum(parts[2][self.columns + 1] - parts[2][self.columns]))
+            rows = (
+                np.empty(design.n + 1, np.int64),
+                np.empty(entries, np.int32),
+                np.empty(entries),
+            )
+            kernels.rows_of_csc(*parts, self.columns, *rows)
+            kernels.gram_csc(
+                *parts, design.s, design.means, design.total, self.columns, first, *rows,
+                self.products,
+            )  # fmt: skip
+            return
+        self._copy(new, first)
+        part = self.copies[:, first:last]
+        if first:
+            cross = self.copies[:, :first].T @ part
+            self.products[:first, first:last] = cross
+            self.products[first:last, :first] = cross.T
+        self.products[first:last, first:last] = part.T @ part
+
+    def _copy(self, new: NDArray[Any], first: int) -> None:
+        last = first + new.size
+        if self.copies is None or self.copies.shape[1] < last:
+            grown = np.empty((self.design.n, max(last, self.products.shape[0])), self.dtype, "F")
+            if first:
+                grown[:, :first] = self.copies[:, :first]
+            self.copies = grown
+        design = self.design
+        kernels.cast_columns(design.parts[0], design.roots, design.means, new, self.copies, first)
+
+
+def _total_memory() -> float:
+    try:
+        return float(os.sysconf("SC_PAGE_SIZE")) * float(os.sysconf("SC_PHYS_PAGES"))
+    except (AttributeError, ValueError, OSError):  # not on every system
+        return 8e9
+
+
+def newton(
+    design: Design, A: NDArray[Any], S: NDArray[Any], limits: NDArray[Any], form: Any,
+    w: NDArray[Any], u: NDArray[Any], c: NDArray[Any], counts: dict[str, int],
+) -> tuple[bool, bool]:  # fmt: skip
+    """Do one Newton step on the support `S`; changes `w`, `u` and entries `S` of `c`.
+
+    The step goes to the minimiser of the quadratic with the present signs. Coefficients that
+    would turn over are made 0, the others solved for anew, through a Schur complement. If that
+    does not lower the objective, the first direction is searched for its minimum.
+
+    Parameters
+    ----------
+    design : Design
+        The data.
+    A : ndarray
+        Products of the columns, in the order of `S`; destroyed.
+    S, limits : ndarray
+        Coefficients not 0 (or without penalty), and their limits.
+    form : L1Form
+        The penalty.
+    w, u, c : ndarray
+        Coefficients, weighted residual, products with it.
+    counts : dict
+        Work counters.
+
+    Returns
+    -------
+    bool, bool
+        Whether the step went to the minimiser with no sign changed; whether to a point of lower
+        objective without a search.
+    """
+    from scipy.linalg import lapack
+
+    single = A.dtype == np.float32
+    potrf, potrs = (lapack.spotrf, lapack.spotrs) if single else (lapack.dpotrf, lapack.dpotrs)
+    design.multiply(u, S, S.size, w, form.mu, c)
+    q, at = c[S], w[S]
+    signs = np.ones(S.size) if form.positive else np.sign(at)
+    slope = q - limits * signs
+    factor = _factor(A, form.mu, potrf, counts)
+    if factor is None:
+        return False, False
+    x = at + potrs(factor, slope.astype(A.dtype), lower=1)[0]
+    first = x
+    bound = (limits > 0) | form.positive
+    x, eliminated = _eliminate(factor, x, signs, bound, potrs, counts)
+    if x is not None:
+        d = x - at
+        v = np.zeros(design.n)
+        design.add(S, d, v)
+        change = design.half_square(v) + 0.5 * form.mu * float(d @ d) - float(q @ d)
+        change += float(limits @ (np.abs(x) - np.abs(at)))
+        size = design.half_square(u) + float(limits @ np.abs(at))
+        if change <= _ROUNDING * size:
+            w[S] = x
+            u -= v
+            return not eliminated, True
+    d = first - at
+    if x is None or eliminated:
+        v = np.zeros(design.n)
+        design.add(S, d, v)
+    curvature = 2.0 * design.half_square(v) + form.mu * float(d @ d)
+    t, zero = kernels.line_search(at, d, limits, form.positive, -float(slope @ d), curvature)
+    at += t * d
+    if zero >= 0:
+        at[zero] = 0.0
+    w[S] = at
+    u -= t * v
+    return False, False
+
+
+def _factor(A: NDArray[Any], mu: float, potrf: Any, counts: dict[str, int]) -> Any:
+    """Cholesky factor of A plus a small multiple of the identity."""
+    diagonal = np.einsum("ii->i", A)
+    shift = _SHIFT[A.dtype.name] * float(diagonal.max(initial=0.0))
+    keep = A.copy(order="F") if A.shape[0] < 64 else None
+    saved = diagonal.copy()
+    for _ in range(_SHIFTS):
+        diagonal[:] = saved + (mu + shift)
+        counts["newton"] = counts.get("newton", 0) + 1
+        factor, info = potrf(A, lower=1, overwrite_a=1, clean=0)
+        if info == 0:
+            return factor
+        # The upper triangle is as it was: the lower one is made from it.
+        lower = np.tril_indices(A.shape[0], -1)
+        A[lower] = A.T[lower] if keep is None else keep[lower]
+        shift *= 100.0
+    return None
+
+
+def _eliminate(
+    factor: NDArray[Any], start: NDArray[Any], signs: NDArray[Any], bound: NDArray[Any],
+    potrs: Any, counts: dict[str, int],
+) -> tuple[Any, bool]:  # fmt: skip
+    """Make coefficients of the wrong sign 0 and solve for the rest; ``None`` if too many."""
+    m = start.size
+    x, out, V = start, np.zeros(0, np.int64), None
+    for _ in range(_ELIMINATIONS):
+        bad = np.flatnonzero((x * signs < 0) & bound)
+        if bad.size == 0:
+            return x, out.size > 0
+        out = np.concatenate([out, bad])
+        if 2 * out.size > m:
+            return None, True
+        unit = np.zeros((m, bad.size), factor.dtype, "F")
+        unit[bad, np.arange(bad.size)] = 1.0
+        part = potrs(factor, unit, lower=1, overwrite_b=1)[0]
+        V = part if V is None else np.concatenate([V, part], axis=1)
+        counts["schur"] = counts.get("schur", 0) + 1
+        try:
+            y = np.linalg.solve(V[out].astype(np.float64), start[out])
+        except np.linalg.LinAlgError:
+            return None, True
+        x = start - V @ y.astype(factor.dtype)
+        x[out] = 0.0
+    x[(x * signs < 0) & bound] = 0.0
+    return x, True
