@@ -1,0 +1,455 @@
+"""Quadratic models of a problem on a working set of blocks, and how they are solved."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from lowrank_opt.block_coordinate import kernels_block_working_set as kernels
+from lowrank_opt.block_coordinate.losses import Squared
+
+__all__ = ["Goal", "Model", "solve_model"]
+
+# Largest numbers of columns in Gram form, and of unknowns of a Newton step.
+_GRAM, _NEWTON = 3000, 2000
+# Sweeps between two extrapolations: one more iterate than differences.
+_ANDERSON = 5
+
+
+@dataclass
+class Goal:
+    """When a model is solved well enough.
+
+    `small` bounds the largest step times curvature, `value` the decrease still to be expected.
+    """
+
+    small: float
+    value: float
+
+
+@dataclass
+class Model:
+    """A quadratic model at a point; `V` and `shift` follow the steps of `w`."""
+
+    h: np.ndarray
+    P: np.ndarray
+    V: np.ndarray
+    a: np.ndarray
+    total: float
+    inverse: np.ndarray
+    bounds: np.ndarray
+    shift: np.ndarray
+
+
+def make_model(view: Any, z: np.ndarray, V: np.ndarray, damping: float, blocks: Any) -> Model:
+    """Return the model of the smooth part at predictors `z`, for steps of some blocks.
+
+    Parameters
+    ----------
+    view : BlockView
+        The problem.
+    z, V : ndarray of shape (k, n)
+        Predictors, and slopes there; `V` is used up.
+    damping : float
+        Curvature of the linear part of Huber's loss relative to its majoriser.
+    blocks : ndarray of int
+        The blocks.
+    """
+    h, P = view.curvature(z, damping)
+    a, total, inverse = view.a, view.total, np.empty((0, 0))
+    if P.size:
+        a, total = np.zeros(0), 0.0
+        if view.smooth.fit_intercept:
+            inverse = view.inverse_of_intercepts(h, P)
+    elif total > 0 and not isinstance(view.smooth.loss, Squared):
+        total = float(h.sum())
+        sums = np.zeros((view.p, 1))
+        kernels.column_dots(view.design, h[None], features_of(view, blocks)[0], sums)
+        a = sums[:, 0]
+    bounds = view.bounds(blocks, h, P, a, total)
+    return Model(h, P, V, a, total, inverse, bounds, np.zeros(view.k))
+
+
+def features_of(view: Any, blocks: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return the features of blocks, one block after the other, and where each one starts."""
+    sizes = view.ptr[blocks + 1] - view.ptr[blocks]
+    ptr = np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64)
+    if ptr[-1] == blocks.size:
+        return view.order[view.ptr[blocks]], ptr
+    at = np.arange(ptr[-1]) + np.repeat(view.ptr[blocks] - ptr[:-1], sizes)
+    return view.order[at], ptr
+
+
+def penalty_at(view: Any, blocks: np.ndarray, ptr: np.ndarray, rows: np.ndarray) -> float:
+    """Penalty and ridge term of the rows of some blocks."""
+    ridge = 0.5 * view.mu * float(np.sum(rows * rows)) if view.mu else 0.0
+    return ridge + kernels.penalty_of_blocks(view.rule, blocks, ptr, rows)
+
+
+def curve(model: Model, U: np.ndarray) -> np.ndarray:
+    """Change of the slopes of a model for a change `U` of the predictors."""
+    if model.P.size:
+        D = model.P * (U - np.sum(model.P * U, axis=0))
+        return D * model.h if model.h.size else D
+    return U * model.h if model.h.size else U
+
+
+def move(view: Any, model: Model, w: np.ndarray, features: np.ndarray, rows: np.ndarray) -> None:
+    """Set the rows of `w` of some features, and let the model follow."""
+    D = rows - w[features]
+    U = np.zeros_like(model.V)
+    kernels.add_columns(view.design, features, D, U)
+    if model.total > 0:
+        shift = -(model.a[features] @ D) / model.total
+        U += shift[:, None]
+        model.shift += shift
+    model.V += curve(model, U)
+    w[features] = rows
+
+
+def solve_model(
+    solver: Any, view: Any, state: Any, model: Model, w: np.ndarray, blocks: np.ndarray, goal: Goal
+) -> None:
+    """Minimise the model and the penalty over some blocks, to a part of the gap.
+
+    Parameters
+    ----------
+    solver : SparseGLMSolver
+        Its options are used.
+    view : BlockView
+        The problem.
+    state : BlockState
+        Its counters and products of columns are used.
+    model : Model
+        Updated.
+    w : ndarray of shape (p, k)
+        Coefficients; updated.
+    blocks : ndarray of int
+        Working set.
+    goal : Goal
+        Where to stop.
+    """
+    features, ptr = features_of(view, blocks)
+    form = solver.gram == "always" or (solver.gram == "auto" and not view.sparse)
+    form = form and not model.P.size
+    before = np.inf
+    for turn in range(30):
+        trail, previous, was = _sweeps(view, state, model, w, blocks, features, 2 if form else 5)
+        decrease, largest = previous
+        if largest <= goal.small or decrease == 0.0:
+            return
+        rate = min((decrease / before) ** (0.2 if turn else 1.0), 0.999) if decrease > 0 else 0.0
+        if not form and turn and 0.5 * decrease * rate / (1.0 - rate) <= goal.value:
+            return
+        before = decrease
+        if form or (turn >= 3 and rate > 0.7 and solver.gram == "auto" and not model.P.size):
+            done = _in_gram_form(solver, view, state, model, w, blocks, goal)
+            if done is not None:
+                if done or turn >= 1:
+                    return
+                form = True
+                continue
+            form = False
+        if solver.acceleration == "anderson" and len(trail) == _ANDERSON:
+            trail = np.vstack([was[None], trail])
+            _extrapolate(view, model, w, blocks, features, ptr, trail)
+
+
+def _sweeps(
+    view: Any, state: Any, model: Model, w: np.ndarray, blocks: np.ndarray, features: np.ndarray,
+    sweeps: int,
+) -> Any:  # fmt: skip
+    trail = np.empty((sweeps if sweeps == _ANDERSON else 0, features.size * view.k))
+    was = w[features].ravel()
+    done, decrease, largest = kernels.sweep_blocks(
+        view.design, blocks, view.order, view.ptr, w, model.V, model.h, model.P, model.a,
+        model.total, shift := np.zeros(view.k), model.inverse, model.bounds, view.rule, view.mu,
+        sweeps, 0.0, trail,
+    )  # fmt: skip
+    model.shift += shift
+    state.count(epochs=done)
+    return trail[:done], (decrease, largest), was
+
+
+def _combine(trail: np.ndarray) -> np.ndarray | None:
+    """Extrapolate iterates, the last row the newest, by Anderson's rule."""
+    differences = np.diff(trail, axis=0)
+    G = differences @ differences.T
+    size = float(np.trace(G))
+    if not size > 0:
+        return None
+    G[np.diag_indices(len(G))] += 1e-12 * size
+    try:
+        c = np.linalg.solve(G, np.ones(len(G)))
+    except np.linalg.LinAlgError:
+        return None
+    total = c.sum()
+    if not np.isfinite(total) or total == 0.0:
+        return None
+    extrapolated: np.ndarray = (c / total) @ trail[1:]
+    return extrapolated if np.isfinite(extrapolated).all() else None
+
+
+def _feasible(rule: Any, rows: np.ndarray) -> np.ndarray:
+    if rule.kind == kernels.BOX:
+        return np.clip(rows, rule.low, rule.high)
+    return np.maximum(rows, 0.0) if rule.positive else rows
+
+
+def _extrapolate(
+    view: Any, model: Model, w: np.ndarray, blocks: np.ndarray, features: np.ndarray,
+    ptr: np.ndarray, trail: np.ndarray,
+) -> None:  # fmt: skip
+    found = _combine(trail)
+    if found is None:
+        return
+    rows = _feasible(view.rule, found.reshape(features.size, view.k))
+    D = rows - w[features]
+    U = np.zeros_like(model.V)
+    kernels.add_columns(view.design, features, D, U)
+    if model.total > 0:
+        shift = -(model.a[features] @ D) / model.total
+        U += shift[:, None]
+    else:
+        shift = np.zeros(view.k)
+    change = curve(model, U)
+    rise = float(np.vdot(U, model.V)) + 0.5 * float(np.vdot(U, change))
+    rise += penalty_at(view, blocks, ptr, rows) - penalty_at(view, blocks, ptr, w[features])
+    if rise < 0:
+        w[features] = rows
+        model.V += change
+        model.shift += shift
+
+
+# -- Gram form -------------------------------------------------------------------------------------
+
+
+def _in_gram_form(
+    solver: Any, view: Any, state: Any, model: Model, w: np.ndarray, blocks: np.ndarray, goal: Goal
+) -> bool | None:
+    """Solve on the support; say whether it was solved, or ``None`` if the support is too large."""
+    rule = view.rule
+    if rule.kind == kernels.BOX:
+        ids = blocks
+    else:
+        every, ptr = features_of(view, blocks)
+        used = np.logical_or.reduceat((w[every] != 0).any(axis=1), ptr[:-1])
+        ids = blocks[used]
+    features, ptr = features_of(view, ids)
+    m, k = features.size, view.k
+    if m == 0:
+        return True
+    if m > _GRAM:
+        return None
+    H = _products(view, state, model, features)
+    H[np.diag_indices(m)] += view.mu
+    q = np.zeros((view.p, k)) if m > view.p // 4 else None
+    rows = np.ascontiguousarray(w[features])
+    if q is None:
+        q = (model.V @ _part(view, state, features)).T if not view.sparse else None
+    if q is None or view.sparse:
+        full = np.zeros((view.p, k))
+        kernels.column_dots(view.design, model.V, features, full)
+        q = full[features]
+    elif q.shape[0] == view.p:
+        kernels.column_dots(view.design, model.V, features, q)
+        q = q[features]
+    q = np.ascontiguousarray(q + view.mu * rows)
+    bounds = np.ascontiguousarray(model.bounds[ids, 0] + view.mu)
+    solved, calm = False, 10
+    for turn in range(10):
+        trail = np.empty((_ANDERSON if solver.acceleration == "anderson" else 0, rows.size))
+        sweeps, largest = kernels.gram_sweeps(
+            H, q, rows, ids, ptr, bounds, rule, 100, calm, 4, goal.small, trail
+        )
+        state.count(gram_sweeps=sweeps)
+        if largest <= goal.small:
+            solved = True
+            break
+        stepped = None
+        if solver.newton_phase:
+            stepped = _newton(view, state, H, q, rows, ids, ptr)
+        if stepped is None and sweeps >= _ANDERSON and len(trail):
+            found = _combine(trail)
+            if found is not None:
+                _try(view, H, q, rows, ids, ptr, _feasible(rule, found.reshape(rows.shape)))
+    move(view, model, w, features, rows)
+    return solved
+
+
+def _part(view: Any, state: Any, features: np.ndarray) -> np.ndarray:
+    return view.smooth.X[:, features].astype(np.float64, copy=False)
+
+
+def _products(view: Any, state: Any, model: Model, features: np.ndarray) -> np.ndarray:
+    """``X' diag(h) X`` of some features, centred; kept for the squared loss, whose h is fixed."""
+    if not isinstance(view.smooth.loss, Squared):
+        return _gram(view, model, features, features)
+    known = state.gram_features
+    place = np.full(view.p, -1)
+    place[known] = np.arange(known.size)
+    missing = features[place[features] < 0]
+    if missing.size:
+        state.count(gram_columns=missing.size)
+        if known.size + missing.size > _GRAM:
+            known, missing = known[:0], features
+            state.gram = np.empty((0, 0))
+        old, new = known.size, known.size + missing.size
+        gram = np.empty((new, new), order="F")
+        gram[:old, :old] = state.gram
+        gram[old:, old:] = _gram(view, model, missing, missing)
+        if old:
+            cross = _gram(view, model, known, missing)
+            gram[:old, old:] = cross
+            gram[old:, :old] = cross.T
+        state.gram, state.gram_features = gram, np.concatenate([known, missing])
+        place[state.gram_features] = np.arange(new)
+    at = place[features]
+    return np.asfortranarray(state.gram[np.ix_(at, at)])
+
+
+def _gram(view: Any, model: Model, left: np.ndarray, right: np.ndarray) -> np.ndarray:
+    X = view.smooth.X
+    A, B = X[:, left].astype(np.float64, copy=False), X[:, right].astype(np.float64, copy=False)
+    if model.h.size:
+        B = B.multiply(model.h[:, None]).tocsc() if view.sparse else B * model.h[:, None]
+    out = (A.T @ B).toarray() if view.sparse else A.T @ B
+    if model.total > 0:
+        out -= np.outer(model.a[left], model.a[right] / model.total)
+    return np.asfortranarray(out)
+
+
+def _try(
+    view: Any, H: Any, q: Any, rows: Any, ids: Any, ptr: Any, trial: Any
+) -> bool:  # fmt: skip
+    """Move to `trial` if the model and the penalty fall."""
+    d = trial - rows
+    change = H @ d
+    rise = float(np.vdot(q, d)) + 0.5 * float(np.vdot(d, change))
+    # The ridge term is in H and q.
+    rise += kernels.penalty_of_blocks(view.rule, ids, ptr, trial)
+    rise -= kernels.penalty_of_blocks(view.rule, ids, ptr, rows)
+    if not rise < 0:
+        return False
+    q += change
+    rows[...] = trial
+    return True
+
+
+def _newton(view: Any, state: Any, H: Any, q: Any, rows: Any, ids: Any, ptr: Any) -> bool | None:
+    """One Newton step on what is away from kinks and bounds.
+
+    ``True``: a full one was taken, ``False``: a shorter or a projected one, ``None``: none.
+    """
+    rule, k = view.rule, view.k
+    if rule.kind == kernels.GROUP:
+        parts = [_group_step(view, H, q, rows, ids, ptr)]
+    else:
+        parts = [_entry_step(view, H, q, rows, ids, c) for c in range(k)]
+    if any(part is None for part in parts):
+        return None
+    d = parts[0] if rule.kind == kernels.GROUP else np.stack(parts, axis=1)
+    state.count(newton=1)
+    for t in (1.0, 0.5, 0.25, 0.1, 0.02):
+        trial = rows + t * d
+        flipped = np.zeros(trial.shape, bool)
+        if rule.kind == kernels.BOX:
+            clipped = np.clip(trial, rule.low, rule.high)
+            flipped = clipped != trial
+            trial = clipped
+        elif rule.kind != kernels.GROUP or rule.positive:
+            flipped = trial * rows < 0
+            trial = np.where(flipped, 0.0, trial)
+        if _try(view, H, q, rows, ids, ptr, trial):
+            return t == 1.0 and not flipped.any()
+    return None
+
+
+def _solve(A: np.ndarray, r: np.ndarray) -> np.ndarray | None:
+    from scipy.linalg import lapack
+
+    floor = 1e-13 * max(float(np.trace(A)) / len(A), 1e-300)
+    A = np.asfortranarray(A)
+    for _ in range(3):
+        A[np.diag_indices(len(A))] += floor
+        factor, info = lapack.dpotrf(A, lower=1, clean=0)
+        if info == 0:
+            x: np.ndarray = lapack.dpotrs(factor, r, lower=1)[0]
+            return x if np.isfinite(x).all() else None
+        floor *= 1e3
+    return None
+
+
+def _entry_step(view: Any, H: Any, q: Any, rows: Any, ids: Any, c: int) -> np.ndarray | None:
+    rule, w = view.rule, rows[:, c]
+    d = np.zeros(w.size)
+    size = np.abs(w)
+    bend = 0.0
+    if rule.kind == kernels.BOX:
+        free, slope = (w > rule.low) & (w < rule.high), np.zeros(w.size)
+    else:
+        limits = rule.limits[ids * view.k + c] if rule.limits.size > 1 else rule.limits[0]
+        free = (size > 0) | (np.broadcast_to(limits, w.shape) == 0)
+        slope = np.broadcast_to(limits, w.shape)
+        if rule.kind == kernels.MINIMAX:
+            inner = size < rule.gamma * slope
+            slope = np.maximum(slope - size / rule.gamma, 0.0)
+            bend = np.where(inner, -1.0 / rule.gamma, 0.0)
+        elif rule.kind == kernels.SMOOTHLY:
+            inner = (size > slope) & (size < rule.gamma * slope)
+            falling = np.maximum(rule.gamma * slope - size, 0.0) / (rule.gamma - 1.0)
+            slope = np.where(size <= slope, slope, falling)
+            bend = np.where(inner, -1.0 / (rule.gamma - 1.0), 0.0)
+        slope = slope * np.sign(w)
+    at = np.flatnonzero(free)
+    if at.size == 0:
+        return d
+    if at.size > _NEWTON:
+        return None
+    A = H[np.ix_(at, at)]
+    if np.ndim(bend):
+        A[np.diag_indices(at.size)] += bend[at]
+    step = _solve(A, -(q[at, c] + slope[at]))
+    if step is None:
+        return None
+    d[at] = step
+    return d
+
+
+def _group_step(
+    view: Any, H: Any, q: Any, rows: Any, ids: Any, ptr: Any
+) -> np.ndarray | None:  # fmt: skip
+    rule, k = view.rule, view.k
+    sizes = np.diff(ptr)
+    lengths = np.sqrt(np.add.reduceat((rows * rows).sum(axis=1), ptr[:-1]))
+    limits = rule.limits[ids] if rule.limits.size > 1 else np.full(ids.size, rule.limits[0])
+    active = (lengths > 0) | (limits == 0)
+    ratio = np.where(lengths > 0, limits / np.where(lengths > 0, lengths, 1.0), 0.0)
+    free = np.repeat(active, sizes)[:, None] & np.ones(k, bool)
+    if rule.positive:
+        free &= (rows > 0) | (np.repeat(limits == 0, sizes)[:, None])
+    at = np.flatnonzero(free)
+    if at.size == 0 or at.size > _NEWTON or (k > 1 and at.size > 700):
+        return None
+    feature, output = at // k, at % k
+    A = H[np.ix_(feature, feature)]
+    if k > 1:
+        A = A * (output[:, None] == output)
+    block = np.repeat(np.arange(ids.size), sizes)[feature]
+    w = rows.ravel()[at]
+    A[np.diag_indices(at.size)] += ratio[block]
+    unit = w / np.where(lengths > 0, lengths, 1.0)[block]
+    # The entries of a block are neighbours.
+    starts = np.flatnonzero(np.r_[True, block[1:] != block[:-1]])
+    for first, last in zip(starts, np.r_[starts[1:], at.size], strict=True):
+        r = ratio[block[first]]
+        if r > 0:
+            A[first:last, first:last] -= r * np.outer(unit[first:last], unit[first:last])
+    step = _solve(A, -(q.ravel()[at] + ratio[block] * w))
+    if step is None:
+        return None
+    d = np.zeros(rows.size)
+    d[at] = step
+    return d.reshape(rows.shape)
