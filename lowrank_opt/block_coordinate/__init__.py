@@ -10,6 +10,7 @@ __all__, __getattr__, __dir__ = lazy_names(
     __name__,
     {
         "composite": ["CompositeProblem", "L1Form"],
+        "descent": ["BlockCoordinateDescent"],
         "glm": ["GLMProblem"],
         "losses": ["Huber", "Logistic", "Poisson", "Softmax", "Squared"],
         "quadratic": ["QuadraticProblem"],
@@ -17,7 +18,7 @@ __all__, __getattr__, __dir__ = lazy_names(
     },
 )
 
-register_solvers(__name__, ("SparseGLMSolver",))
+register_solvers(__name__, ("BlockCoordinateDescent", "SparseGLMSolver"))
 register_kernels("block_coordinate", numpy="lowrank_opt.block_coordinate.kernels_design")
 
 

@@ -134,6 +134,16 @@ class Solver(Parameters, abc.ABC):
             return Status.DIVERGED
         return Status.CONVERGED if state.residual <= self.tol else None
 
+    def check_interval(self, problem: Any) -> int | str:
+        """Return the iterations between two checks, or ``"auto"``: `check_every` by default.
+
+        Parameters
+        ----------
+        problem : Problem
+            What is solved.
+        """
+        return self.check_every
+
     def point(self, problem: Any, state: State) -> Any:
         """Return the iterate in the problem's natural form, as an object of its own."""
         return copy.deepcopy(state.x)
@@ -328,7 +338,7 @@ class Solver(Parameters, abc.ABC):
             state = copy.deepcopy(state)
             setup_time = 0.0
         status = self.terminate(problem, state)
-        stride = _Stride(self.check_every)
+        stride = _Stride(self.check_interval(problem))
         try:
             while True:
                 last = status is not None
