@@ -12,7 +12,14 @@ import numba
 import numpy as np
 import pytest
 
+from lowrank_opt.block_coordinate import (
+    CompositeProblem,
+    GLMProblem,
+    QuadraticProblem,
+    SparseGLMSolver,
+)
 from lowrank_opt.core import ParameterError, ProblemError, registered_solvers
+from lowrank_opt.numerics import L1, MCP, Box, ElasticNet, GroupL1, NonNegative, WeightedL1
 from lowrank_opt.recovery import (
     AlternatingMinimization,
     FactorSGD,
@@ -476,6 +483,127 @@ def transport_case(name, solver, *, model=None, **hooks):
     )  # fmt: skip
 
 
+def make_regression(dtype=np.float64, seed=0, xp=np, *, loss="squared", pen="l1", ratio=0.05):
+    """Correlated columns, a sparse truth, an intercept; a penalty well below the largest."""
+    rng = np.random.default_rng(seed)
+    n, p = 30, 40
+    X = rng.standard_normal((n, p)) + 0.7 * rng.standard_normal((n, 1))
+    w = np.where(rng.random(p) < 0.15, rng.standard_normal(p), 0.0)
+    z = X @ w + 0.5
+    if loss == "multi":
+        y = np.outer(z, [1.0, -0.5, 0.2]) + 0.3 * rng.standard_normal((n, 3))
+    elif loss == "logistic":
+        y = np.where(z + rng.logistic(size=n) > 0, 1.0, -1.0)
+    elif loss == "softmax":
+        y = np.concatenate([[0, 1, 2], np.digitize(z[3:], np.quantile(z, [0.3, 0.7]))])
+    elif loss == "poisson":
+        y = rng.poisson(np.exp(np.clip(0.4 * z, -2.0, 2.0))).astype(float)
+    else:
+        y = z + 0.3 * rng.standard_normal(n)
+    X = X.astype(dtype)
+    smooth = GLMProblem(
+        X if xp is np else xp.asarray(X), y, "squared" if loss == "multi" else loss,
+        fit_intercept=True,
+    )  # fmt: skip
+    return CompositeProblem(smooth, make_penalty(pen, ratio * smooth.null_gradient, p))
+
+
+def make_penalty(pen, alpha, p):
+    return {
+        "l1": lambda: L1(alpha),
+        "weighted": lambda: WeightedL1(alpha, 0.5 + np.arange(p) % 3),
+        "elastic net": lambda: ElasticNet(alpha, 0.8),
+        "non-negative": lambda: NonNegative(alpha),
+        "groups": lambda: GroupL1(alpha, np.arange(p) // 4),
+        "rows": lambda: GroupL1(alpha, np.arange(p)),
+        "box": lambda: Box(-0.05, 0.1),
+        "mcp": lambda: MCP(alpha, 3.0),
+    }[pen]()
+
+
+def proximal_gradient(problem, solver):
+    """Accelerated proximal gradient steps with backtracking, restarted: a page of any textbook."""
+    x = np.zeros(problem.x_shape)
+    ahead, t, L = x.copy(), 1.0, 1.0
+    for _ in range(20000):
+        g, f = problem.smooth.gradient(ahead), problem.smooth.objective(ahead)
+        while True:
+            new = ahead - g / L if problem.penalty is None else problem.prox(ahead - g / L, 1 / L)
+            d = new - ahead
+            if problem.smooth.objective(new) <= f + np.sum(g * d) + L / 2 * np.sum(d * d) + 1e-13:
+                break
+            L *= 2.0
+        if np.sum((ahead - new) * (new - x)) > 0:
+            t, ahead = 1.0, x.copy()  # the momentum points uphill
+            continue
+        if np.max(np.abs(new - x)) <= 1e-8:
+            break
+        new_t = (1 + np.sqrt(1 + 4 * t * t)) / 2
+        ahead, x, t = new + (t - 1) / new_t * (new - x), new, new_t
+    return x
+
+
+def permute_design(problem, rng):
+    smooth = problem.smooth
+    n, p = smooth.shape
+    rows, cols = rng.permutation(n), rng.permutation(p)
+    y = smooth.y[rows]
+    if isinstance(problem.penalty, GroupL1):
+        cols = np.arange(p)
+    other = GLMProblem(
+        smooth.X[np.ix_(rows, cols)], y.argmax(axis=1) if "Softmax" in repr(smooth.loss) else y,
+        smooth.loss, fit_intercept=True,
+    )  # fmt: skip
+    pen = problem.penalty
+    if isinstance(pen, WeightedL1):
+        pen = WeightedL1(pen.alpha, pen.weights[cols])
+    return CompositeProblem(other, pen), lambda x: x[np.append(cols, p)]
+
+
+def rescale_design(problem, rng):
+    """Columns over 8, penalty over 8: coefficients times 8."""
+    smooth, pen = problem.smooth, problem.penalty
+    y = smooth.y.argmax(axis=1) if "Softmax" in repr(smooth.loss) else smooth.y
+    other = GLMProblem(smooth.X / 8, y, smooth.loss, fit_intercept=True)
+    pen = pen._replace(alpha=pen.alpha / 8)
+
+    def scaled(x):
+        x = 8 * x
+        x[-1] /= 8
+        return x
+
+    return CompositeProblem(other, pen), scaled
+
+
+REGRESSION_INPUTS = (
+    BadInput("NaN", lambda: GLMProblem([[np.nan]], [1.0]), ProblemError, r"X\[0, 0\]"),
+    BadInput("lengths", lambda: GLMProblem(np.eye(3), [1.0]), ProblemError, r"\(1,\)"),
+    BadInput("complex", lambda: GLMProblem(np.eye(2) * 1j, [1.0, 2.0]), ProblemError, "complex"),
+    BadInput(
+        "point of another shape",
+        lambda: SparseGLMSolver().solve(make_regression(), x0=np.zeros(3)), ProblemError, "shape",
+    ),
+    BadInput(
+        "unknown option", lambda: SparseGLMSolver(gram="some").solve(make_regression()),
+        ParameterError, "gram",
+    ),
+)  # fmt: skip
+
+
+def regression_case(name, solver, *, model=None, **hooks):
+    return SolverCase(
+        solver,
+        functools.partial(make_regression, **(model or {})),
+        name=name,
+        **{
+            "reference": proximal_gradient, "bad_inputs": REGRESSION_INPUTS,
+            "float32_accuracy": 1e-3,
+            "transforms": {"permute": permute_design, "rescale": rescale_design},
+            **hooks,
+        },
+    )  # fmt: skip
+
+
 ALL_SOLVERS = [
     completion_case(
         f"AlternatingMinimization-{inner}",
@@ -586,9 +714,22 @@ ALL_SOLVERS += [
     ),
 ]
 
+ALL_SOLVERS += [
+    regression_case(f"SparseGLMSolver-{name}", SparseGLMSolver(tol=1e-10), model=model)
+    for name, model in {
+        "lasso": {},
+        "weights": {"pen": "weighted"},
+        "non-negative": {"pen": "non-negative", "ratio": 0.005},
+        "logistic": {"loss": "logistic"},
+        "huber": {"loss": "huber"},
+        "poisson": {"loss": "poisson"},
+    }.items()
+]
+
 BY_NAME = {case.name: case for case in ALL_SOLVERS}
 # No kernel of their own that has threads: measurements and the semi-dual are tested as such.
 SERIAL = {
+    *(name for name in BY_NAME if name.startswith("SparseGLMSolver")),
     "SparsityConstrainedOT-bcd",
     "SparsityConstrainedOT-lbfgs",
     "SparsityConstrainedOT-lbfgs-dual",
