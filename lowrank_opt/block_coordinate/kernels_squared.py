@@ -437,7 +437,7 @@ def gather(G, slots, out):
 
 @njit(cache=True, nogil=True, error_model="numpy", fastmath=_FAST)
 def gram_sweeps(A, q, w, limits, mu, pos, cap, stable, least):
-    """Coordinate descent on ``w' A w / 2`` with gradient ``-q``, changing `w` and `q`.
+    """Coordinate descent on ``w' (A + mu I) w / 2`` with gradient ``-q``, changing `w` and `q`.
 
     Stops after `stable` sweeps without a change of a sign, after a sweep whose squared, scaled
     steps sum to at most `least`, or after `cap` sweeps.
@@ -463,7 +463,7 @@ def gram_sweeps(A, q, w, limits, mu, pos, cap, stable, least):
             if not a > 0.0:
                 continue
             old = w[j]
-            t = float(q[j]) + a * old
+            t = float(q[j]) + h * old
             limit = limits[j]
             if t > limit:
                 new = (t - limit) / h
@@ -481,6 +481,7 @@ def gram_sweeps(A, q, w, limits, mu, pos, cap, stable, least):
                 f = step[0]
                 for i in range(m):
                     q[i] -= f * A[i, j]
+                q[j] -= mu * d
         calm = 0 if turned else calm + 1
         if calm >= stable or change <= least:
             return sweep + 1

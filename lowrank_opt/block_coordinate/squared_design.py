@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -56,7 +57,9 @@ class Design:
         if smooth.fit_intercept:
             self.center = float(np.sum(u)) / self.total
             u = y - self.center
-            u -= float(np.sum(u if s is None else s * u)) / self.total
+            rest = float(np.sum(u if s is None else s * u)) / self.total
+            self.center += rest
+            u = y - self.center
             u = u if s is None else s * u
         self.u = u
         self.scale = self.half_square(u)
@@ -78,14 +81,15 @@ class Design:
         return np.sqrt(self.s)
 
     @cached_property
-    def _inverse(self) -> NDArray[Any]:
+    def inverse(self) -> NDArray[Any]:
+        """Inverse weights, 0 for those of 0."""
         return np.where(self.s > 0, 1.0 / np.where(self.s > 0, self.s, 1.0), 0.0)
 
     def half_square(self, u: NDArray[Any]) -> float:
         """Return half the weighted square of a residual, given times the weights."""
         if self.s.size == 0:
             return 0.5 * float(u @ u)
-        return 0.5 * float(u @ (self._inverse * u))
+        return 0.5 * float(u @ (self.inverse * u))
 
     def multiply(
         self, u: NDArray[Any], active: NDArray[Any], count: int, w: NDArray[Any], mu: float,
@@ -133,6 +137,14 @@ class Design:
         S = np.flatnonzero(w)
         return self.center - float(self.means[S] @ w[S])
 
+    def restricted(self, S: NDArray[Any]) -> Design:
+        """Return the design of the columns `S`, which are copied, for products alone."""
+        out = copy.copy(self)
+        X = self.smooth.X[:, S] if self.sparse else np.asfortranarray(self.smooth.X[:, S])
+        out.parts = (X.data, X.indices, X.indptr) if self.sparse else (X,)
+        out.means = self.means[S] if self.means.size else self.means
+        return out
+
     def columns(self, S: NDArray[Any]) -> NDArray[Any]:
         """Return centred columns with the weights' roots as factors, in float64."""
         if not self.sparse:
@@ -168,7 +180,7 @@ class Free:
         """Change the free entries of `w`, and `u`, in place, to the best ones."""
         design = self.design
         for _ in range(2):
-            plain = u if design.s.size == 0 else design.roots * design._inverse * u
+            plain = u if design.s.size == 0 else design.roots * design.inverse * u
             slope = self.size * (self.left.T @ plain)
             if self.mu > 0:
                 slope -= self.mu * (self.right @ w[self.which])
