@@ -9,16 +9,20 @@ from lowrank_opt.core.registry import register_solvers
 __all__, __getattr__, __dir__ = lazy_names(
     __name__,
     {
+        "affinity": ["knn_affinity"],
         "composite": ["CompositeProblem", "L1Form"],
         "descent": ["BlockCoordinateDescent"],
         "glm": ["GLMProblem"],
+        "laplacian_shot": ["LaplacianKMeans", "LaplacianShot"],
         "losses": ["Huber", "Logistic", "Poisson", "Softmax", "Squared"],
+        "prototypes": ["BoundOptimizer", "LaplacianPrototypeProblem", "PrototypeAssignments"],
         "quadratic": ["QuadraticProblem"],
         "sparse_glm": ["SparseGLMSolver"],
+        "tasks": ["TaskAssignments", "rectified_prototypes", "solve_tasks"],
     },
 )
 
-register_solvers(__name__, ("BlockCoordinateDescent", "SparseGLMSolver"))
+register_solvers(__name__, ("BlockCoordinateDescent", "SparseGLMSolver", "BoundOptimizer"))
 register_kernels("block_coordinate", numpy="lowrank_opt.block_coordinate.kernels_design")
 
 

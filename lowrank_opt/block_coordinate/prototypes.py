@@ -387,10 +387,8 @@ class LaplacianPrototypeProblem(Problem):
         return float(np.sqrt(total / len(self.F))) or 1.0
 
     @cached_property
-    def sigma(self) -> float:
-        """Bandwidth of the Gaussian cost."""
-        if self.bandwidth is not None:
-            return float(self.bandwidth)
+    def neighbor_distance(self) -> float:
+        """Root mean squared distance of joined points; of points from their mean without any."""
         W = self.affinity.tocoo()
         joined = W.coords[0] != W.coords[1]
         rows, columns, weights = W.coords[0][joined], W.coords[1][joined], W.data[joined]
@@ -398,8 +396,12 @@ class LaplacianPrototypeProblem(Problem):
         for part in blocks(len(weights), 65536):
             step = self.F[rows[part]].astype(np.float64) - self.F[columns[part]]
             total += float(weights[part] @ np.sum(step * step, axis=1))
-        mass = float(weights.sum())
-        return float(np.sqrt(total / mass)) if total > 0 else self.spread
+        return float(np.sqrt(total / weights.sum())) if total > 0 else self.spread
+
+    @property
+    def sigma(self) -> float:
+        """Bandwidth of the Gaussian cost."""
+        return self.neighbor_distance if self.bandwidth is None else float(self.bandwidth)
 
     def costs(self, prototypes: NDArray[np.float64], rows: slice) -> NDArray[np.float64]:
         """Return the costs of some points and all prototypes, by products of matrices.

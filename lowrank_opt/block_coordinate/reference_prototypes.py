@@ -8,9 +8,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from lowrank_opt.numerics._arrays import namespace
+import numpy as np
 
-__all__ = ["assign", "class_means", "nearest_neighbors", "relaxed_objective", "squared_distances"]
+from lowrank_opt.numerics._arrays import device, namespace
+
+__all__ = ["assign", "class_means", "relaxed_objective", "squared_distances"]
 
 
 def squared_distances(F: Any, prototypes: Any) -> Any:
@@ -39,7 +41,8 @@ def assign(S: Any, cost: Any, pull: Any, lam: float, shift: Any, temperature: fl
         # Of the best ones the one where the row is now, else the first.
         kind = xp.astype(z == top, S.dtype)
         chosen = xp.argmax(kind * (1.0 + S), axis=-1)
-        clusters = xp.arange(S.shape[-1], dtype=chosen.dtype, device=getattr(S, "device", None))
+        place = {} if isinstance(S, np.ndarray) else {"device": device(S)}
+        clusters = xp.arange(S.shape[-1], dtype=chosen.dtype, **place)
         return xp.astype(chosen[..., None] == clusters, S.dtype)
     weights = xp.exp((z - top) / temperature)
     return weights / xp.sum(weights, axis=-1, keepdims=True)
@@ -60,15 +63,3 @@ def relaxed_objective(
     logs = xp.where(S > 0, xp.log(xp.where(S > 0, S, xp.ones_like(S))), xp.zeros_like(S))
     row = temperature * S * logs + S * cost - 0.5 * lam * S * (pull + shift[..., None] * S)
     return xp.sum(xp.sum(row, axis=-1), axis=-1)
-
-
-def nearest_neighbors(F: Any, k: int) -> Any:
-    """Return the 0/1 matrix (..., N, N) of every point's k nearest points, itself first."""
-    xp = namespace(F)
-    square = xp.sum(F * F, axis=-1)
-    D = square[..., :, None] + square[..., None, :] - 2.0 * (F @ xp.matrix_transpose(F))
-    n = F.shape[-2]
-    own = xp.eye(n, dtype=F.dtype, device=getattr(F, "device", None))
-    D = xp.where(own > 0, -xp.inf * xp.ones_like(D), D)
-    rank = xp.argsort(xp.argsort(D, axis=-1, stable=True), axis=-1)
-    return xp.astype(rank < k, F.dtype)
