@@ -246,16 +246,15 @@ class BlockCoordinateDescent(Solver):
         """Return the iterations between two checks."""
         if self.check_every is not None:
             return self.check_every
-        choice = choose_rules(self, problem)
-        blocks, smooth = choice.blocks, problem.smooth
-        if isinstance(blocks, str):
-            if blocks in ("color", "forest", "greedy_forest", "random_forest"):
-                return 1
-            passed = -(-smooth.n_variables // choice.size)
-            single = choice.size == 1 and blocks != "groups"
-        else:
-            listed = any(np.ndim(b) for b in blocks)
-            passed, single = len(blocks) if listed else int(np.max(blocks)) + 1, False
+        choice, smooth = choose_rules(self, problem), problem.smooth
+        if choice.kind in ("color", "forest", "greedy_forest", "random_forest"):
+            return 1
+        passed = -(-smooth.n_variables // choice.size)
+        single = choice.size == 1 and choice.kind != "groups"
+        if choice.kind == "labels":
+            listed = any(np.ndim(b) for b in choice.blocks)
+            passed = len(choice.blocks) if listed else int(np.max(choice.blocks)) + 1
+            single = False
         looks = choice.selection in GREEDY and smooth.coupling is None
         return max(1, min(passed, passed if single and not looks else 10))
 

@@ -35,8 +35,9 @@ _KEPT = 50_000_000
 
 
 class Choice(NamedTuple):
-    """The rules of a run, without "auto"."""
+    """The rules of a run, without "auto"; `kind` is the name of `blocks`, or "labels"."""
 
+    kind: str
     blocks: Any
     size: int
     selection: str
@@ -69,31 +70,30 @@ def choose_rules(solver: Any, problem: Any) -> Choice:
     """
     smooth, penalty = problem.smooth, problem.penalty
     blocks, selection, update = solver.blocks, solver.selection, solver.update
-    named = isinstance(blocks, str)
-    if named and blocks == "auto" and isinstance(penalty, GroupL1):
-        blocks = "groups"
-    size = _block_size(solver, smooth, penalty, blocks)
-    matrix = hasattr(smooth, "A")
+    kind = blocks if isinstance(blocks, str) else "labels"
+    if kind == "auto" and isinstance(penalty, GroupL1):
+        kind = "groups"
+    size = _block_size(solver, smooth, penalty, kind)
     if selection == "auto":
-        selection = _auto_selection(smooth, penalty, blocks, size, matrix)
-    if named and blocks == "auto":
-        blocks = "order" if size == 1 and selection == "cyclic" else "variable"
-    variable = isinstance(blocks, str) and blocks in _VARIABLE
-    if blocks == "variable" and size == smooth.n_variables and penalty is None:
-        blocks, variable = "order", False
+        selection = _auto_selection(smooth, penalty, kind, size)
+    if kind == "auto":
+        kind = "order" if size == 1 and selection == "cyclic" else "variable"
+    if kind == "variable" and size == smooth.n_variables and penalty is None:
+        kind = "order"
+    variable = kind in _VARIABLE
     if update == "auto":
-        update = _auto_update(smooth, penalty, blocks, size)
-    choice = Choice(blocks, size, selection, update)
+        update = _auto_update(smooth, penalty, kind, size)
+    choice = Choice(kind, blocks if kind == "labels" else kind, size, selection, update)
     _check_selection(solver, smooth, penalty, choice, variable)
-    _check_update(smooth, penalty, choice, variable)
+    _check_update(smooth, penalty, choice)
     return choice
 
 
-def _block_size(solver: Any, smooth: Any, penalty: Any, blocks: Any) -> int:
+def _block_size(solver: Any, smooth: Any, penalty: Any, kind: str) -> int:
     n, size = smooth.n_variables, solver.block_size
     if size is None:
         plain = penalty is None and not hasattr(smooth, "A")
-        return min(n, _DENSE) if plain and isinstance(blocks, str) and blocks != "groups" else 1
+        return min(n, _DENSE) if plain and kind not in ("groups", "labels") else 1
     if size == "all":
         return int(n)
     if size > n:
@@ -110,16 +110,12 @@ def is_quadratic(smooth: Any) -> bool:
     return bool(smooth.third_order(np.zeros(1, np.int64)) == 0.0)
 
 
-def _auto_selection(smooth: Any, penalty: Any, blocks: Any, size: int, matrix: bool) -> str:
-    if isinstance(blocks, str):
-        if blocks == "random_forest":
-            return "random"
-        if blocks == "greedy_forest":
-            return "gsd"
-    fixed = not isinstance(blocks, str) or blocks not in ("auto", "variable")
-    if fixed or size >= smooth.n_variables:
+def _auto_selection(smooth: Any, penalty: Any, kind: str, size: int) -> str:
+    if kind in _FORESTS:
+        return "random" if kind == "random_forest" else "gsd"
+    if kind not in ("auto", "variable") or size >= smooth.n_variables:
         return "cyclic"
-    if matrix:
+    if hasattr(smooth, "A"):
         return "gsd" if penalty is None else "gs-q"
     if size == 1:
         return "cyclic"
@@ -128,10 +124,10 @@ def _auto_selection(smooth: Any, penalty: Any, blocks: Any, size: int, matrix: b
     return "gs-q" if _bounded(smooth) else "gs-s"
 
 
-def _auto_update(smooth: Any, penalty: Any, blocks: Any, size: int) -> str:
-    if isinstance(blocks, str) and blocks in ("forest", "color", *_FORESTS):
+def _auto_update(smooth: Any, penalty: Any, kind: str, size: int) -> str:
+    if kind in ("forest", "color", *_FORESTS):
         return "forest" if penalty is None else "prox_newton"
-    single = size == 1 and isinstance(blocks, str) and blocks != "groups"
+    single = size == 1 and kind not in ("groups", "labels")
     if penalty is None:
         if is_quadratic(smooth):
             return "exact"
@@ -144,12 +140,12 @@ def _auto_update(smooth: Any, penalty: Any, blocks: Any, size: int) -> str:
 def _check_selection(
     solver: Any, smooth: Any, penalty: Any, choice: Choice, variable: bool
 ) -> None:
-    rule, size, blocks = choice.selection, choice.size, choice.blocks
-    if isinstance(blocks, str) and blocks in _FORESTS:
-        allowed = ("random",) if blocks == "random_forest" else ("gs", "gsd")
+    rule, size, kind = choice.selection, choice.size, choice.kind
+    if kind in _FORESTS:
+        allowed = ("random",) if kind == "random_forest" else ("gs", "gsd")
         if rule not in allowed:
             raise _refuse(
-                f"selection={rule!r} with blocks={blocks!r}; expected "
+                f"selection={rule!r} with blocks={kind!r}; expected "
                 + " or ".join(repr(a) for a in allowed)
             )
     elif variable and size > 1 and rule in ("gsq", "mi"):
@@ -173,23 +169,21 @@ def _check_selection(
         )
     if rule == "gsq-nn" and not isinstance(penalty, NonNegative):
         raise _refuse("selection='gsq-nn' is for the penalty NonNegative; 'gs-q' is for any")
-    several = rule in ("gsq-iht", "gsq-omp", "mi") or (
-        isinstance(blocks, str) and blocks in _FORESTS
-    )
+    several = rule in ("gsq-iht", "gsq-omp", "mi") or kind in _FORESTS
     if solver.greedy_refresh > 1 and several:
         raise _refuse(
-            f"greedy_refresh={solver.greedy_refresh} with selection={rule!r}, blocks={blocks!r}: "
+            f"greedy_refresh={solver.greedy_refresh} with selection={rule!r}, blocks={kind!r}: "
             "they choose one block at a time; set greedy_refresh=1"
         )
     if isinstance(penalty, GroupL1) and variable:
         raise _refuse(
-            f"blocks={blocks!r} with the penalty GroupL1: blocks are made of whole groups; set "
+            f"blocks={kind!r} with the penalty GroupL1: blocks are made of whole groups; set "
             "blocks='groups'"
         )
 
 
-def _check_update(smooth: Any, penalty: Any, choice: Choice, variable: bool) -> None:
-    rule, blocks = choice.update, choice.blocks
+def _check_update(smooth: Any, penalty: Any, choice: Choice) -> None:
+    rule = choice.update
     if rule in _SMOOTH_UPDATES and penalty is not None:
         cure = "prox_gradient" if rule == "gradient" else "prox_newton"
         raise _refuse(
@@ -217,7 +211,7 @@ def _check_update(smooth: Any, penalty: Any, choice: Choice, variable: bool) -> 
             f"update={rule!r} is for convex penalties of single variables, not "
             f"{type(penalty).__name__}; set update='prox_gradient'"
         )
-    if rule == "forest" and variable and blocks == "variable" and choice.size > 1:
+    if rule == "forest" and choice.kind == "variable" and choice.size > 1:
         raise _refuse(
             "update='forest' with blocks='variable': such a block may have a cycle; set "
             "blocks='greedy_forest', 'random_forest' or 'forest'"
@@ -254,10 +248,11 @@ class Plan:
         self.n, self.size = int(problem.smooth.n_variables), self.choice.size
         self.everything = np.arange(self.n)
         self.quadratic = is_quadratic(self.smooth)
-        blocks = self.choice.blocks
         self.partition: Partition | None = None
-        if not (isinstance(blocks, str) and blocks in _VARIABLE):
-            self.partition = make_partition(blocks, self.smooth, problem.penalty, self.size)
+        if self.choice.kind not in _VARIABLE:
+            self.partition = make_partition(
+                self.choice.blocks, self.smooth, problem.penalty, self.size
+            )
         if self.penalty.groups is not None:
             self._check_groups()
         if self.choice.update == "forest":
@@ -294,14 +289,14 @@ class Plan:
     def n_blocks(self) -> int:
         """Blocks of a pass."""
         if self.partition is None:
-            return 1 if self.choice.blocks in _FORESTS else -(-self.n // self.size)
+            return 1 if self.choice.kind in _FORESTS else -(-self.n // self.size)
         return len(self.partition.blocks)
 
     @cached_property
     def singles(self) -> NDArray[Any] | None:
         """The variables in the order of their blocks, if blocks are single variables."""
         if self.partition is None:
-            return self.everything if self.size == 1 and self.choice.blocks == "variable" else None
+            return self.everything if self.size == 1 and self.choice.kind == "variable" else None
         blocks = self.partition.blocks
         return np.concatenate(blocks) if len(blocks) == self.n else None
 

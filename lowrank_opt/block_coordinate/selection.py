@@ -60,7 +60,9 @@ def _by_decrease(plan: Plan, x: NDArray[Any], g: NDArray[Any]) -> NDArray[Any]:
     d = _prox_step(plan, x, g)
     pen, all_ = plan.penalty, plan.everything
     change = pen.values(all_, x + d) - pen.values(all_, x)
-    return np.maximum(-(d * (g + 0.5 * plan.divisors * d) + change), 0.0)
+    decrease = -(d * (g + 0.5 * plan.divisors * d) + change)
+    # Of groups only the sum is a decrease.
+    return np.maximum(decrease, 0.0) if pen.separable else decrease
 
 
 def _by_nonnegative_decrease(plan: Plan, x: NDArray[Any], g: NDArray[Any]) -> NDArray[Any]:
@@ -302,7 +304,7 @@ def next_block(plan: Plan, state: Any) -> tuple[int, NDArray[Any]]:
     state : DescentState
         Point and products; its place in a cycle, its queue and its generator are moved on.
     """
-    if plan.choice.blocks in ("greedy_forest", "random_forest") and plan.partition is None:
+    if plan.choice.kind in ("greedy_forest", "random_forest") and plan.partition is None:
         return -1, _forest(plan, state)
     if plan.partition is not None:
         k = _fixed(plan, state)
@@ -369,8 +371,8 @@ def _forest(plan: Plan, state: Any) -> NDArray[Any]:
     from lowrank_opt.block_coordinate import forests
     from lowrank_opt.block_coordinate.partition import coupling
 
-    matrix = coupling(plan.smooth, f"blocks={plan.choice.blocks!r}")
-    if plan.choice.blocks == "random_forest":
+    matrix = coupling(plan.smooth, f"blocks={plan.choice.kind!r}")
+    if plan.choice.kind == "random_forest":
         return forests.random_forest(matrix, state.rng)
     g = plan_gradient(plan, state)
     return forests.greedy_forest(matrix, g * g / plan.divisors)

@@ -201,7 +201,7 @@ def _matrix(plan: Plan, state: Any, k: int, b: NDArray[Any], g: NDArray[Any]) ->
     if coupling is not None:
         from lowrank_opt.block_coordinate import forests
 
-        if plan.choice.blocks in ("forest", "color", "greedy_forest", "random_forest"):
+        if plan.choice.kind in ("forest", "color", "greedy_forest", "random_forest"):
             return _forest(plan, state, k, b, g)
         if b.size > _DENSE:
             return state.x[b] - forests.solve_sparse_block(coupling, g, b), None

@@ -25,7 +25,9 @@ def lattice(rows, columns):
     W = sp.kron(sp.eye_array(columns), chain(rows)) + sp.kron(chain(columns), sp.eye_array(rows))
     W = sp.csr_array(W)
     degrees = -np.asarray(W.sum(axis=1)).ravel()
-    return QuadraticProblem(sp.csr_array(W + sp.diags_array(degrees + 1.0)), np.ones(rows * columns))
+    return QuadraticProblem(
+        sp.csr_array(W + sp.diags_array(degrees + 1.0)), np.ones(rows * columns)
+    )
 
 
 def blocks_of(rule, problem, size):
