@@ -23,6 +23,7 @@ from lowrank_opt.block_coordinate.kernels_losses import (
 
 __all__ = [
     "balance",
+    "compact_csc",
     "dual_value",
     "expand_csc",
     "expand_dense",
@@ -49,6 +50,8 @@ __all__ = [
 ]
 
 _FAST = {"reassoc", "contract", "arcp"}
+# Of loops over columns of few entries, which are slower when several sums are kept.
+_SHORT = {"contract"}
 
 
 @njit(cache=True, nogil=True, error_model="numpy", fastmath=_FAST)
@@ -134,7 +137,7 @@ def pass_dense(X, theta, alive, c):
         c[j] = total
 
 
-@njit(cache=True, nogil=True, error_model="numpy", fastmath=_FAST)
+@njit(cache=True, nogil=True, error_model="numpy", fastmath=_SHORT)
 def pass_csc(data, indices, indptr, theta, alive, c):
     """As :func:`pass_dense`. Cost: 2 flops an entry."""
     for k in range(alive.size):
@@ -260,9 +263,13 @@ def sweeps_dense(X, W, x, H, limits, mu, positive, h, v, intercept, total, shift
             for i in range(n):
                 slope += float(X[i, j]) * v[i]
             old = x[k]
-            u = old - (slope + mu * old) / H[k]
-            limit = limits[j] / H[k]
-            new = u - limit if u > limit else (u + limit if u < -limit and not positive else 0.0)
+            a = H[k] * old - slope - mu * old
+            limit = limits[j]
+            new = 0.0
+            if a > limit:
+                new = (a - limit) / H[k]
+            elif a < -limit and not positive:
+                new = (a + limit) / H[k]
             change = new - old
             if change != 0.0:
                 x[k] = new
@@ -286,53 +293,93 @@ def sweeps_dense(X, W, x, H, limits, mu, positive, h, v, intercept, total, shift
     return shift, first, last, done
 
 
-@njit(cache=True, nogil=True, error_model="numpy", fastmath=_FAST)
+@njit(cache=True, nogil=True, error_model="numpy", fastmath=_SHORT)
+def compact_csc(data, indices, indptr, W, root, mu, part, places, starts, H):
+    """Copy the columns W, times `root` by rows, one after the other; H their squares and `mu`.
+
+    Cost: 2 flops an entry of W.
+    """
+    at = 0
+    for k in range(W.size):
+        starts[k] = at
+        total = 0.0
+        for e in range(indptr[W[k]], indptr[W[k] + 1]):
+            i = indices[e]
+            value = float(data[e]) * root[i]
+            part[at], places[at] = value, i
+            total += value * value
+            at += 1
+        H[k] = total + mu
+    starts[W.size] = at
+
+
+@njit(cache=True, nogil=True, error_model="numpy", fastmath=_SHORT)
 def sweeps_csc(
-    data, indices, indptr, W, x, H, limits, mu, positive, h, v, intercept, total, shift, count, part
-):
-    """As :func:`sweeps_dense`. Cost: 4 flops an entry of W and sweep."""
-    n = v.size
+    part, places, starts, c, x, H, limits, mu, positive, root, u, intercept, total, slope,
+    shift, count, stop,
+):  # fmt: skip
+    """Coordinate descent on the quadratic model over compact columns, in place on x and u.
+
+    Parameters
+    ----------
+    part, places, starts, H
+        See :func:`compact_csc`.
+    c, limits : ndarray
+        Derivatives of the loss by the coefficients where the model was made, and their weights.
+    x : ndarray
+        Coefficients.
+    mu, positive
+        See the module.
+    root, u : ndarray of shape (n,)
+        Roots of the curvatures h; ``root * (X (x - w) + shift)``.
+    intercept, total, slope, shift
+        Whether there is an intercept, the sum of h, the derivative by it, its change so far.
+    count, stop
+        Sweeps at most; it stops when the decrease of one is below `stop` of that of the first of
+        this call.
+
+    Returns
+    -------
+    shift, first, last : float
+        New change of the intercept; sums of ``H * change^2`` in the first and the last sweep.
+    done : int
+        Sweeps.
+    """
     first, last, done = 0.0, 0.0, 0
     for sweep in range(count):
         last = 0.0
-        for k in range(W.size):
-            j = W[k]
-            start, stop = indptr[j], indptr[j + 1]
-            if H[k] < 0.0:
-                total_j = 0.0
-                for e in range(start, stop):
-                    value = float(data[e])
-                    total_j += h[indices[e]] * value * value
-                H[k] = total_j + mu
+        for k in range(x.size):
             if H[k] <= 0.0:
                 continue
-            slope = 0.0
-            for e in range(start, stop):
-                slope += float(data[e]) * v[indices[e]]
-            old = x[k]
-            u = old - (slope + mu * old) / H[k]
-            limit = limits[j] / H[k]
-            new = u - limit if u > limit else (u + limit if u < -limit and not positive else 0.0)
-            change = new - old
+            derivative = c[k] + mu * x[k]
+            for e in range(starts[k], starts[k + 1]):
+                derivative += float(part[e]) * u[places[e]]
+            a = H[k] * x[k] - derivative
+            limit = limits[k]
+            new = 0.0
+            if a > limit:
+                new = (a - limit) / H[k]
+            elif a < -limit and not positive:
+                new = (a + limit) / H[k]
+            change = new - x[k]
             if change != 0.0:
                 x[k] = new
                 last += H[k] * change * change
-                for e in range(start, stop):
-                    i = indices[e]
-                    v[i] += change * (h[i] * float(data[e]))
+                for e in range(starts[k], starts[k + 1]):
+                    u[places[e]] += change * float(part[e])
         if intercept and total > 0.0:
-            slope = 0.0
-            for i in range(n):
-                slope += v[i]
-            change = -slope / total
+            derivative = slope
+            for i in range(u.size):
+                derivative += root[i] * u[i]
+            change = -derivative / total
             shift += change
             last += total * change * change
-            for i in range(n):
-                v[i] += change * h[i]
+            for i in range(u.size):
+                u[i] += change * root[i]
         done = sweep + 1
         if sweep == 0:
             first = last
-        elif last <= part * first:
+        elif last <= stop * first:
             break
     return shift, first, last, done
 
@@ -347,13 +394,13 @@ def model_gradient_dense(X, S, v, q):
         q[k] = total
 
 
-@njit(cache=True, nogil=True, error_model="numpy", fastmath=_FAST)
-def model_gradient_csc(data, indices, indptr, S, v, q):
-    """As :func:`model_gradient_dense`."""
+@njit(cache=True, nogil=True, error_model="numpy", fastmath=_SHORT)
+def model_gradient_csc(part, places, starts, S, u, q):
+    """Write products of the compact columns S with u."""
     for k in range(S.size):
         total = 0.0
-        for e in range(indptr[S[k]], indptr[S[k] + 1]):
-            total += float(data[e]) * v[indices[e]]
+        for e in range(starts[S[k]], starts[S[k] + 1]):
+            total += float(part[e]) * u[places[e]]
         q[k] = total
 
 

@@ -74,21 +74,6 @@ class Design:
         else:
             kernels.expand_dense(self.X, W, d, shift, step)
 
-    def sweeps(self, *arguments: Any) -> tuple[float, float, float, int]:
-        """Coordinate descent in residual form; see the kernel."""
-        if self.sparse:
-            return kernels.sweeps_csc(*self.columns, *arguments)  # type: ignore[no-any-return]
-        return kernels.sweeps_dense(self.X, *arguments)  # type: ignore[no-any-return]
-
-    def slopes(self, S: NDArray[Any], v: NDArray[Any]) -> NDArray[Any]:
-        """Return ``X_S' v``."""
-        q = np.empty(S.size)
-        if self.sparse:
-            kernels.model_gradient_csc(*self.columns, S, v, q)
-        else:
-            kernels.model_gradient_dense(self.X, S, v, q)
-        return q
-
     def worth(self, W: NDArray[Any]) -> bool:
         """Whether the products of sparse columns W cost little against sweeps over them."""
         if self._counts is None:
@@ -160,35 +145,99 @@ def minimise(solver: Any, problem: Any, state: Any, work: Any, W: NDArray[Any]) 
     old = state.w[W]
     x = old.copy()
     mode = solver.gram
-    dtype = np.float32 if solver.tol >= _SINGLE and not design.sparse else np.float64
+    work.single = solver.tol >= _SINGLE and not state.precise
+    dtype = np.float32 if work.single and not design.sparse else np.float64
     if design.sparse and mode != "never" and (
         mode == "always" or (W.size <= _COLUMNS and design.worth(W))
     ):  # fmt: skip
         slopes = state.c[W] + form.mu * old
         shift = _gram_form(solver, state, work, W, x, slopes, None, work.slopes, intercept, dtype)
         return Step(x, x - old, shift)
-    H = np.full(W.size, -1.0)
-    total = float(work.h.sum()) if intercept else 0.0
-    np.copyto(work.v, work.g)
-    rest = (W, x, H, form.limits, form.mu, form.positive, work.h, work.v, intercept, total)
+    local = (_SparseSweeps if design.sparse else _DenseSweeps)(problem, state, work, W, x)
     first = _FIRST if mode == "always" or (mode == "auto" and not design.sparse) else _SWEEPS
-    shift, start, last, done = design.sweeps(*rest, 0.0, first, _PART)
-    state.count(epochs=done)
+    start, last, done = local.run(first, _PART)
     if last > _PART * start:
-        S = np.flatnonzero((x != 0) & (H > 0))
+        S = np.flatnonzero((x != 0) & (local.H > 0))
         small = 0 < S.size <= _COLUMNS or mode == "always"
         if mode != "never" and small and (not design.sparse or design.worth(W[S])):
             part = x[S]
-            slopes = design.slopes(W[S], work.v) + form.mu * part
-            slope = float(work.v.sum()) if intercept else 0.0
-            shift += _gram_form(
-                solver, state, work, W[S], part, slopes, H[S], slope, intercept, dtype
+            slopes, slope = local.slopes(S)
+            local.shift += _gram_form(
+                solver, state, work, W[S], part, slopes, local.H[S], slope, intercept, dtype
             )
             x[S] = part
         elif done < _SWEEPS:
-            shift, _, _, done = design.sweeps(*rest, shift, _SWEEPS - done, _PART)
-            state.count(epochs=done)
-    return Step(x, x - old, shift)
+            done += local.run(_SWEEPS - done, _PART)[2]
+    state.count(epochs=done)
+    return Step(x, x - old, local.shift)
+
+
+class _DenseSweeps:
+    """Coordinate descent on the model in residual form, on columns of a dense design."""
+
+    def __init__(self, problem: Any, state: Any, work: Any, W: Any, x: Any) -> None:
+        self.work, self.W, self.x, self.shift = work, W, x, 0.0
+        self.H = np.full(W.size, -1.0)
+        self.intercept = problem.smooth.fit_intercept
+        self.total = float(work.h.sum()) if self.intercept else 0.0
+        np.copyto(work.v, work.g)
+
+    def run(self, count: int, stop: float) -> tuple[float, float, int]:
+        """Sweep; return the first and the last decrease, and the number of sweeps."""
+        work, form = self.work, self.work.form
+        self.shift, first, last, done = kernels.sweeps_dense(
+            work.design.X, self.W, self.x, self.H, form.limits, form.mu, form.positive, work.h,
+            work.v, self.intercept, self.total, self.shift, count, stop,
+        )  # fmt: skip
+        return first, last, done
+
+    def slopes(self, S: NDArray[Any]) -> tuple[NDArray[Any], float]:
+        """Return derivatives of the smooth part of the model by the coefficients S, intercept."""
+        v, q = self.work.v, np.empty(S.size)
+        kernels.model_gradient_dense(self.work.design.X, self.W[S], v, q)
+        q += self.work.form.mu * self.x[S]
+        return q, float(v.sum()) if self.intercept else 0.0
+
+
+class _SparseSweeps:
+    """Coordinate descent on the model in residual form, on a copy of columns of a sparse design.
+
+    The copy, scaled by the roots of the curvatures, is read in order and lets one vector of the
+    samples do where two would be needed.
+    """
+
+    def __init__(self, problem: Any, state: Any, work: Any, W: Any, x: Any) -> None:
+        data, indices, indptr = work.design.columns
+        self.work, self.x, self.shift = work, x, 0.0
+        self.root, self.u = np.sqrt(work.h), np.zeros(work.h.size)
+        entries = int((indptr[W + 1] - indptr[W]).sum())
+        self.copy = (
+            np.empty(entries, np.float32 if work.single else np.float64),
+            np.empty(entries, np.int32),
+            np.empty(W.size + 1, np.int64),
+        )
+        self.H = np.empty(W.size)
+        kernels.compact_csc(data, indices, indptr, W, self.root, work.form.mu, *self.copy, self.H)
+        self.intercept = problem.smooth.fit_intercept
+        self.total = float(work.h.sum()) if self.intercept else 0.0
+        self.c, self.limits = state.c[W], work.form.limits[W]
+
+    def run(self, count: int, stop: float) -> tuple[float, float, int]:
+        """Sweep; return the first and the last decrease, and the number of sweeps."""
+        form = self.work.form
+        self.shift, first, last, done = kernels.sweeps_csc(
+            *self.copy, self.c, self.x, self.H, self.limits, form.mu, form.positive, self.root,
+            self.u, self.intercept, self.total, self.work.slopes, self.shift, count, stop,
+        )  # fmt: skip
+        return first, last, done
+
+    def slopes(self, S: NDArray[Any]) -> tuple[NDArray[Any], float]:
+        """Return derivatives of the smooth part of the model by the coefficients S, intercept."""
+        q = np.empty(S.size)
+        kernels.model_gradient_csc(*self.copy, S, self.u, q)
+        q += self.c[S] + self.work.form.mu * self.x[S]
+        slope = self.work.slopes + float(self.root @ self.u) if self.intercept else 0.0
+        return q, slope
 
 
 def _gram_form(

@@ -76,8 +76,8 @@ class ProxNewtonState(State):
         Weight of the penalty.
     failures : int
         Steps in a row that did not decrease the objective.
-    slow : bool
-        Whether coordinate descent in residual form turned out slow.
+    precise : bool
+        Whether models are kept in double precision, since single did not do.
     """
 
     w: Any = None
@@ -92,7 +92,7 @@ class ProxNewtonState(State):
     softness: float = 1.0
     limit: float = 0.0
     failures: int = 0
-    slow: bool = False
+    precise: bool = False
 
 
 class Form(NamedTuple):
@@ -235,7 +235,9 @@ def step(solver: Any, problem: Any, state: ProxNewtonState) -> ProxNewtonState:
     model = models.minimise(solver, problem, state, work, W)
     moved = _search(problem, state, work, W, model)
     state.failures = 0 if moved else state.failures + 1
-    if state.failures:
+    if state.failures == 1:
+        state.precise = True
+    elif state.failures:
         state.message = "the objective cannot be decreased beyond rounding"
     state.nit += 1
     if state.nit % _REFRESH == 0:
