@@ -13,6 +13,7 @@ __all__, __getattr__, __dir__ = lazy_names(
         "composite": ["CompositeProblem", "L1Form"],
         "descent": ["BlockCoordinateDescent"],
         "glm": ["GLMProblem"],
+        "label_propagation": ["LabelPropagation"],
         "laplacian_shot": ["LaplacianKMeans", "LaplacianShot"],
         "losses": ["Huber", "Logistic", "Poisson", "Softmax", "Squared"],
         "prototypes": ["BoundOptimizer", "LaplacianPrototypeProblem", "PrototypeAssignments"],

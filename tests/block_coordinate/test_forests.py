@@ -240,6 +240,16 @@ def test_a_large_random_graph_gives_the_forest_of_the_definition():
     assert set(greedy_forest(A, scores).tolist()) == expected
 
 
+def test_equal_scores_go_by_index():
+    # More than a few numbers, so that numpy's unstable sort moves equal ones.
+    for seed in range(3):
+        scores = np.random.default_rng(seed).integers(0, 20, 3000).astype(float)
+        expected = np.argsort(-scores, kind="stable")
+        np.testing.assert_array_equal(forests._descending(scores), expected)
+    complete = sp.csr_array(np.full((40, 40), -1.0) + 50 * np.eye(40))
+    assert greedy_forest(complete, np.ones(40)).tolist() == [0, 1]
+
+
 def test_a_random_forest_is_maximal_and_comes_from_the_generator():
     A = lattice(9, 8)
     nodes = random_forest(A, np.random.default_rng(7))
