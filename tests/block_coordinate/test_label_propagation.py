@@ -24,7 +24,7 @@ CONFIGURATIONS = [
     LabelPropagation(),
     LabelPropagation("rbf", l2=1e-3),
     LabelPropagation("precomputed"),
-    LabelPropagation(solver="color", n_neighbors=4),
+    LabelPropagation(solver="forest", n_neighbors=4),
     LabelPropagation(solver=BlockCoordinateDescent(blocks="greedy_forest", max_iter=10_000)),
 ]
 # How many checks scikit-learn 1.9 collects: a tag that hides checks would go unnoticed otherwise.
@@ -92,7 +92,7 @@ def test_number_of_checks(estimator):
 # -- the minimiser -------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("solver", ["auto", "forest", "color", "direct"])
+@pytest.mark.parametrize("solver", ["auto", "forest", "color", "conjugate_gradients", "direct"])
 @pytest.mark.parametrize("l2", [0.0, 0.3])
 @pytest.mark.parametrize("affinity", ["knn", "rbf", "sparse", "dense"])
 def test_the_distributions_solve_the_dense_harmonic_system(affinity, l2, solver):
@@ -132,8 +132,12 @@ def test_between_two_labels_a_chain_is_a_straight_line():
     np.testing.assert_allclose(
         model.label_distributions_[:, 1], np.arange(n) / (n - 1), rtol=0, atol=1e-12
     )
-    assert model.n_iter_ == 1  # a chain is one forest
-    assert model.transduction_.tolist() == [3] * 15 + [8] * 15
+    by_trees = LabelPropagation("precomputed", solver="forest").fit(W, y)
+    np.testing.assert_allclose(
+        by_trees.label_distributions_, model.label_distributions_, rtol=0, atol=1e-12
+    )
+    assert by_trees.n_iter_ == 1  # a chain is one forest
+    assert by_trees.transduction_.tolist() == [3] * 15 + [8] * 15
 
 
 def test_two_moons_are_told_apart_by_five_labels_each():
