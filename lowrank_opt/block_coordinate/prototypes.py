@@ -40,6 +40,8 @@ _EMPTY = 1e-12
 # How often an empty cluster is moved to a far point, before it is left where it is.
 _RESTARTS = 2
 _SYMMETRY = 1e-6
+# Costs less than this part of the largest one are rounding.
+_NO_DISTANCE = 1e-12
 
 
 class PrototypeAssignments(NamedTuple):
@@ -861,7 +863,7 @@ class BoundOptimizer(Solver):
         for k in clusters:
             p = int(np.argmax(own))
             state.restarts[k] += 1
-            if own[p] <= 0.0:
+            if own[p] <= _NO_DISTANCE * float(np.max(work.cost)):  # fewer points than clusters
                 continue
             state.prototypes[k] = problem.F[p]
             own[p] = 0.0
