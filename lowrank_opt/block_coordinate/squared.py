@@ -10,6 +10,7 @@ import numpy as np
 from lowrank_opt.block_coordinate import kernels_squared as kernels
 from lowrank_opt.block_coordinate.squared_design import Design, Free
 from lowrank_opt.block_coordinate.squared_inner import (
+    CALM,
     CALM_PATH,
     NEAR,
     ROUGH,
@@ -240,7 +241,8 @@ def _grade(state: SquaredState) -> None:
 def _working_set(solver: Any, state: SquaredState) -> NDArray[Any]:
     """Discard coefficients that are 0 at the solution; return those that can matter."""
     design, form, is_gap, unit, _, _ = state.cache
-    last = state.stage == state.lam
+    # On paths the first iteration is mostly the last, and the next penalty needs all columns.
+    last = state.stage == state.lam and (state.nit > 0 or state.calm == CALM)
     radius = -1.0
     if last and is_gap and solver.screening != "none":
         radius = math.sqrt(2.0 * unit * (state.gap + 8.0 * _EPS))
@@ -248,7 +250,7 @@ def _working_set(solver: Any, state: SquaredState) -> NDArray[Any]:
     W, priority = np.empty(size, np.int64), np.empty(size)
     part = state.part if solver.working_set else -1.0
     left, listed, support = kernels.select(
-        state.c, state.w, design.squares, state.stage, form.weights, form.mu, form.positive,
+        state.c, state.w, design.norms(form.mu), state.stage, form.weights, form.positive,
         state.shift, radius, part, state.active, size, W, priority,
     )  # fmt: skip
     if left < size:

@@ -68,12 +68,14 @@ class Design:
         self.means, self.squares = _NONE, smooth.column_squares
         if smooth.fit_intercept:
             self.means, self.squares = np.empty(self.p), np.empty(self.p)
+            self.c = np.empty(self.p)
+            out = (self.means, self.squares, self.c)
             if self.sparse:
-                kernels.setup_csc(*self.parts, self.s, self.total, self.means, self.squares)
+                raw = smooth.column_squares
+                kernels.setup_csc(*self.parts, u, self.s, self.total, raw, *out)
             else:
-                self.c = np.empty(self.p)
-                kernels.setup_dense(X, u, self.s, self.total, self.means, self.squares, self.c)
-        self.zeros = np.zeros(self.p)
+                kernels.setup_dense(X, u, self.s, self.total, *out)
+        self._norms: Any = None
 
     @cached_property
     def roots(self) -> NDArray[Any]:
@@ -84,6 +86,12 @@ class Design:
     def inverse(self) -> NDArray[Any]:
         """Inverse weights, 0 for those of 0."""
         return np.where(self.s > 0, 1.0 / np.where(self.s > 0, self.s, 1.0), 0.0)
+
+    def norms(self, mu: float) -> NDArray[Any]:
+        """Return the norms of the columns with a ridge term below them."""
+        if self._norms is None or self._norms[0] != mu:
+            self._norms = mu, np.sqrt(self.squares + mu)
+        return self._norms[1]
 
     def half_square(self, u: NDArray[Any]) -> float:
         """Return half the weighted square of a residual, given times the weights."""

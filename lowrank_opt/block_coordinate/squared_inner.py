@@ -17,7 +17,17 @@ if TYPE_CHECKING:
 
     from lowrank_opt.block_coordinate.squared_design import Design
 
-__all__ = ["CALM_PATH", "NEAR", "ROUGH", "Cache", "Form", "Inner", "SquaredState", "relative_gap"]
+__all__ = [
+    "CALM",
+    "CALM_PATH",
+    "NEAR",
+    "ROUGH",
+    "Cache",
+    "Form",
+    "Inner",
+    "SquaredState",
+    "relative_gap",
+]
 
 # Part of its limit from which a coefficient is a candidate; relative gap that ends a stage but the
 # last.
@@ -26,9 +36,10 @@ NEAR, ROUGH = 0.3, 1e-2
 _SWEEPS, _ROUNDS, _MANY = 2, 2, 10
 # Sweeps on products: at most, and without a change of sign before a Newton step (on paths).
 _CAP, CALM, CALM_PATH = 200, 10, 3
-# Residual descent: sweeps between two gaps, gaps at most; part of the gap and of the tolerance that
-# end it; fall per check below which it is slow, from which check on; rounds on products then.
-_CHECK, _CHECK_RIDGE, _CHECKS = 5, 10, 100
+# Residual descent: sweeps between two gaps, how many of them over the whole working set and not
+# the support, gaps at most; part of the gap and of the tolerance that end it; fall per check below
+# which it is slow, from which check on; rounds on products then.
+_CHECK, _CHECK_RIDGE, _WIDE, _CHECKS = 5, 10, 2, 100
 _ENOUGH, _ALLOWED = 0.1, 0.3
 _SLOW, _SLOW_FROM, _SLOW_ROUNDS = 0.6, 3, 6
 _NO_HISTORY = np.empty((0, 0))
@@ -156,7 +167,7 @@ class Inner:
         """Alternate sweeps, products and Newton steps; whether the support had room."""
         done, k = False, 0
         while not done:
-            self.sweep(_SWEEPS)
+            self.sweep(self.W, _SWEEPS)
             found = self.support_step()
             if found is None:
                 return False
@@ -166,12 +177,12 @@ class Inner:
                 break
         return True
 
-    def sweep(self, sweeps: int, history: Any = _NO_HISTORY) -> float:
-        """Do coordinate descent on the working set."""
+    def sweep(self, S: NDArray[Any], sweeps: int, history: Any = _NO_HISTORY) -> float:
+        """Do coordinate descent on the coefficients `S`."""
         state = self.state
         state.count(epochs=sweeps)
         return self.cache.design.sweep(
-            state.u, state.w, self.W, self.cache.form, self.lam, sweeps, history
+            state.u, state.w, S, self.cache.form, self.lam, sweeps, history
         )
 
     def support_step(self) -> tuple[bool, bool] | None:
@@ -228,12 +239,14 @@ class Inner:
         W = self.W
         sweeps = _CHECK_RIDGE if form.mu > 0.0 and not design.sparse else _CHECK
         extrapolate = self.solver.acceleration == "anderson"
-        history = np.empty((sweeps + 1, W.size)) if extrapolate else _NO_HISTORY
         before = math.inf
         for k in range(_CHECKS):
+            self.sweep(W, _WIDE)
+            S = W[state.w[W] != 0.0]
+            history = np.empty((sweeps - _WIDE + 1, S.size)) if extrapolate else _NO_HISTORY
             if extrapolate:
-                history[0] = state.w[W]
-            self.sweep(sweeps, history[1:])
+                history[0] = state.w[S]
+            self.sweep(S, sweeps - _WIDE, history[1:])
             design.multiply(state.u, W, W.size, state.w, form.mu, state.c)
             gap = relative_gap(state, W, self.lam)[0]
             if gap <= self.goal:
@@ -246,12 +259,11 @@ class Inner:
                 may_switch = False
             before = gap
             if extrapolate and k > 0:
-                self.extrapolate(history)
+                self.extrapolate(S, history)
 
-    def extrapolate(self, history: NDArray[Any]) -> None:
+    def extrapolate(self, S: NDArray[Any], history: NDArray[Any]) -> None:
         """Move to the combination of the last iterates with the least step, if that is lower."""
         state, (design, form, *_) = self.state, self.cache
-        W = self.W
         steps = np.diff(history, axis=0)
         products = steps @ steps.T
         trace = float(np.trace(products))
@@ -266,15 +278,15 @@ class Inner:
         if not abs(total) > 1e-12 * float(np.abs(z).sum()):
             return
         x = (z / total) @ history[1:]
-        at = state.w[W]
+        at = state.w[S]
         if form.positive:
             np.maximum(x, 0.0, out=x)
         d = x - at
         v = np.zeros(design.n)
-        design.add(W, d, v)
-        change = design.half_square(v) + 0.5 * form.mu * float(d @ d) - float(state.c[W] @ d)
-        change += float(self.limits(W) @ (np.abs(x) - np.abs(at)))
+        design.add(S, d, v)
+        change = design.half_square(v) + 0.5 * form.mu * float(d @ d) - float(state.c[S] @ d)
+        change += float(self.limits(S) @ (np.abs(x) - np.abs(at)))
         if change < 0.0:
-            state.w[W] = x
+            state.w[S] = x
             state.u -= v
             state.count(extrapolations=1)
