@@ -3,8 +3,8 @@
 Dense designs are Fortran-ordered, sparse ones compressed by columns. ``reference_prox_newton``
 says in NumPy what each does. Symbols: g, h first and second derivatives of the (weighted) losses
 by the predictors, theta the dual point, c the correlations ``X' theta``; x the new values of the
-coefficients of the working set W, v the derivative of the quadratic model by the predictors,
-``g + h * (X (x - w))``; `limits` the weights of the absolute values.
+coefficients of the working set W, u the step of the predictors times the roots of h, in which the
+quadratic model is ``c' (x - w) + |u|^2 / 2``; `limits` the weights of the absolute values.
 """
 
 from __future__ import annotations
@@ -225,70 +225,54 @@ def select(c, w, squares, limits, t, part, positive, alive, chosen, priority):
 
 
 @njit(cache=True, nogil=True, error_model="numpy", fastmath=_FAST)
-def sweeps_dense(X, W, x, H, limits, mu, positive, h, v, intercept, total, shift, count, part):
-    """Coordinate descent on the quadratic model, in place on x and v.
-
-    Parameters
-    ----------
-    X, W, x, H, limits, mu, positive, h, v
-        See the module; H are the curvatures of the coefficients of W, filled where negative.
-    intercept, total, shift
-        Whether there is an intercept, the sum of h, its change so far.
-    count, part
-        Sweeps at most; it stops when the decrease of one is below `part` of that of the first of
-        this call.
-
-    Returns
-    -------
-    shift, first, last : float
-        New change of the intercept; sums of ``H * change^2`` in the first and the last sweep.
-    done : int
-        Sweeps.
-    """
-    n = v.size
+def sweeps_dense(
+    X, W, c, x, H, limits, mu, positive, root, u, intercept, total, slope, shift, count, stop
+):
+    """As :func:`sweeps_csc`, over the columns W of X; H is filled where it is negative."""
+    n = u.size
     first, last, done = 0.0, 0.0, 0
     for sweep in range(count):
         last = 0.0
-        for k in range(W.size):
+        for k in range(x.size):
             j = W[k]
             if H[k] < 0.0:
-                total_j = 0.0
+                square = 0.0
                 for i in range(n):
-                    value = float(X[i, j])
-                    total_j += h[i] * value * value
-                H[k] = total_j + mu
+                    value = root[i] * float(X[i, j])
+                    square += value * value
+                H[k] = square + mu
             if H[k] <= 0.0:
                 continue
-            slope = 0.0
+            derivative = 0.0
             for i in range(n):
-                slope += float(X[i, j]) * v[i]
-            old = x[k]
-            a = H[k] * old - slope - mu * old
-            limit = limits[j]
+                derivative += float(X[i, j]) * (root[i] * u[i])
+            derivative += c[k] + mu * x[k]
+            a = H[k] * x[k] - derivative
+            limit = limits[k]
             new = 0.0
             if a > limit:
                 new = (a - limit) / H[k]
             elif a < -limit and not positive:
                 new = (a + limit) / H[k]
-            change = new - old
+            change = new - x[k]
             if change != 0.0:
                 x[k] = new
                 last += H[k] * change * change
                 for i in range(n):
-                    v[i] += change * (h[i] * float(X[i, j]))
+                    u[i] += change * (root[i] * float(X[i, j]))
         if intercept and total > 0.0:
-            slope = 0.0
+            derivative = slope
             for i in range(n):
-                slope += v[i]
-            change = -slope / total
+                derivative += root[i] * u[i]
+            change = -derivative / total
             shift += change
             last += total * change * change
             for i in range(n):
-                v[i] += change * h[i]
+                u[i] += change * root[i]
         done = sweep + 1
         if sweep == 0:
             first = last
-        elif last <= part * first:
+        elif last <= stop * first:
             break
     return shift, first, last, done
 
@@ -385,12 +369,12 @@ def sweeps_csc(
 
 
 @njit(cache=True, nogil=True, error_model="numpy", fastmath=_FAST)
-def model_gradient_dense(X, S, v, q):
-    """Write ``X_S' v``."""
+def model_gradient_dense(X, S, u, q):
+    """Write products of the columns S with u."""
     for k in range(S.size):
         total = 0.0
-        for i in range(v.size):
-            total += float(X[i, S[k]]) * v[i]
+        for i in range(u.size):
+            total += float(X[i, S[k]]) * u[i]
         q[k] = total
 
 
