@@ -366,7 +366,7 @@ class _Tasks:
         return xp.where(distances > 0, distances, xp.zeros_like(distances))
 
     def _change(self, S: Any, following: Any) -> Any:
-        return self.xp.max(self.xp.max(self.xp.abs(following - S), axis=-1), axis=-1)
+        return self.xp.max(self.xp.abs(self.xp.reshape(following - S, (S.shape[0], -1))), axis=-1)
 
     def solve(self, m: Any) -> tuple[Any, Any, Any, int]:
         """Return assignments, prototypes, residuals and the number of iterations."""
@@ -413,7 +413,10 @@ class _Tasks:
 
 def _distances(F: Any, xp: Any) -> Any:
     square = xp.sum(F * F, axis=-1)
-    return square[..., :, None] + square[..., None, :] - 2.0 * (F @ xp.matrix_transpose(F))
+    D = (-2.0 * F) @ xp.matrix_transpose(F)
+    D += square[..., :, None]
+    D += square[..., None, :]
+    return D
 
 
 def _neighbors(F: Any, k: int, joined: Any, xp: Any) -> Any:

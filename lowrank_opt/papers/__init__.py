@@ -67,6 +67,10 @@ REPRODUCTIONS: dict[str, Reproduction] = {
         "lowrank_opt.papers.expert_routing",
         "Tokens to experts: what ways of routing dispatch, drop and cost",
     ),
+    "few_shot": Reproduction(
+        "lowrank_opt.papers.few_shot",
+        "Few labels and a graph: transductive episodes and clusters of digits",
+    ),
     "photograph": Reproduction(
         "lowrank_opt.papers.photograph",
         "A photograph with most of its pixels missing, filled in by every solver",
