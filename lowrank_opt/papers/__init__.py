@@ -59,6 +59,10 @@ REPRODUCTIONS: dict[str, Reproduction] = {
         "lowrank_opt.papers.alternating_minimization",
         "Alternating minimisation with sketched regressions: recovery and time against rank",
     ),
+    "block_coordinate": Reproduction(
+        "lowrank_opt.papers.block_coordinate",
+        "Block coordinate descent: greedy rules, message passing, active sets",
+    ),
     "color_transfer": Reproduction(
         "lowrank_opt.papers.color_transfer",
         "The colours of one photograph for another, by plans with few colours for every colour",
