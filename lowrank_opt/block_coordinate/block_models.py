@@ -40,10 +40,12 @@ class Model:
     total: float
     inverse: np.ndarray
     bounds: np.ndarray
+    places: np.ndarray
+    grams: np.ndarray
     shift: np.ndarray
 
 
-def make_model(view: Any, z: np.ndarray, V: np.ndarray, damping: float, blocks: Any) -> Model:
+def make_model(view: Any, z: np.ndarray, V: np.ndarray, blocks: Any, damping: float) -> Model:
     """Return the model of the smooth part at predictors `z`, for steps of some blocks.
 
     Parameters
@@ -52,10 +54,10 @@ def make_model(view: Any, z: np.ndarray, V: np.ndarray, damping: float, blocks: 
         The problem.
     z, V : ndarray of shape (k, n)
         Predictors, and slopes there; `V` is used up.
-    damping : float
-        Curvature of the linear part of Huber's loss relative to its majoriser.
     blocks : ndarray of int
         The blocks.
+    damping : float
+        Smallest curvature relative to that of a model above the smooth part everywhere.
     """
     h, P = view.curvature(z, damping)
     a, total, inverse = view.a, view.total, np.empty((0, 0))
@@ -63,13 +65,13 @@ def make_model(view: Any, z: np.ndarray, V: np.ndarray, damping: float, blocks: 
         a, total = np.zeros(0), 0.0
         if view.smooth.fit_intercept:
             inverse = view.inverse_of_intercepts(h, P)
-    elif total > 0 and not isinstance(view.smooth.loss, Squared):
+    elif view.smooth.fit_intercept and not isinstance(view.smooth.loss, Squared):
         total = float(h.sum())
         sums = np.zeros((view.p, 1))
         kernels.column_dots(view.design, h[None], features_of(view, blocks)[0], sums)
         a = sums[:, 0]
     bounds = view.bounds(blocks, h, P, a, total)
-    return Model(h, P, V, a, total, inverse, bounds, np.zeros(view.k))
+    return Model(h, P, V, a, total, inverse, *bounds, np.zeros(view.k))
 
 
 def features_of(view: Any, blocks: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -165,7 +167,7 @@ def _sweeps(
     was = w[features].ravel()
     done, decrease, largest = kernels.sweep_blocks(
         view.design, blocks, view.order, view.ptr, w, model.V, model.h, model.P, model.a,
-        model.total, shift := np.zeros(view.k), model.inverse, model.bounds, view.rule, view.mu,
+        model.total, shift := np.zeros(view.k), model.inverse, model.bounds, model.places, model.grams, view.rule, view.mu,
         sweeps, 0.0, trail,
     )  # fmt: skip
     model.shift += shift
@@ -241,7 +243,8 @@ def _in_gram_form(
     m, k = features.size, view.k
     if m == 0:
         return True
-    if m > _GRAM:
+    # Without "always": as long as a sweep over products is cheaper than one over columns.
+    if m > min(_GRAM, _GRAM if solver.gram == "always" else view.n if k == 1 else view.n // 2):
         return None
     H = _products(view, state, model, features)
     H[np.diag_indices(m)] += view.mu
@@ -259,7 +262,7 @@ def _in_gram_form(
     q = np.ascontiguousarray(q + view.mu * rows)
     bounds = np.ascontiguousarray(model.bounds[ids, 0] + view.mu)
     solved, calm = False, 10
-    for turn in range(10):
+    for _ in range(10):
         trail = np.empty((_ANDERSON if solver.acceleration == "anderson" else 0, rows.size))
         sweeps, largest = kernels.gram_sweeps(
             H, q, rows, ids, ptr, bounds, rule, 100, calm, 4, goal.small, trail

@@ -39,6 +39,8 @@ _SMOOTHNESS = {Squared: 1.0, Huber: 1.0, Logistic: 0.25, Softmax: 0.5, Poisson: 
 # Below this part of the columns, their products with residuals are taken one by one.
 _PART = 0.5
 _FLOOR = 1e-8
+# Largest block whose products of columns are kept.
+_SMALL = 50
 
 
 def make_rule(penalty: Any, n_features: int, n_outputs: int) -> tuple[Any, float, Any]:
@@ -102,7 +104,7 @@ class BlockView:
         if same and np.array_equal(labels, other.labels):
             for name in (
                 "labels", "order", "ptr", "design", "y", "a", "total", "squares", "frobenius",
-                "lips", "n_blocks",
+                "lips", "n_blocks", "places", "grams",
             ):  # fmt: skip
                 setattr(self, name, getattr(other, name))
         else:
@@ -136,13 +138,18 @@ class BlockView:
         if smooth.fit_intercept and not isinstance(smooth.loss, Softmax):
             self.total = float(self.n if s is None else s.sum())
             self.a = self.column_sums(s)
-            self.squares = np.maximum(self.squares - self.a**2 / self.total, 0.0)
+            centred = self.squares - self.a**2 / self.total
+            # What is left of a constant column is rounding.
+            self.squares = np.where(centred > 1e-13 * self.squares, centred, 0.0)
         self.frobenius = np.sqrt(np.bincount(labels, self.squares, minlength=self.n_blocks))
+        sizes = np.where((counts > 1) & (counts <= _SMALL), counts * counts, 0)
+        self.places = np.where(sizes > 0, np.cumsum(sizes) - sizes, -1)
+        self.grams = np.zeros(int(sizes.sum()))
         self.lips = np.full(self.n_blocks, np.nan)
         if self.ptr.size == self.p + 1 and self.n_blocks == self.p:
             self.lips = self.squares.copy()
 
-    # -- samples ------------------------------------------------------------------------------------
+    # -- samples -----------------------------------------------------------------------------------
 
     def _losses(self, name: Any, z: np.ndarray) -> Any:
         if self.smooth.y.ndim == 1:
@@ -170,18 +177,26 @@ class BlockView:
         return self._rows(self._losses(loss_slope, z))
 
     def curvature(self, z: np.ndarray, damping: float) -> tuple[np.ndarray, np.ndarray]:
-        """Return ``h`` and ``P`` of the model at `z`, see the kernels."""
+        """Return ``h`` and ``P`` of the model at `z`.
+
+        `damping` is the least curvature relative to that of a model above the loss everywhere:
+        for non-convex penalties, and for the linear part of Huber's loss, which has none.
+        """
         s, loss = self.smooth.sample_weight, self.smooth.loss
         none = np.empty((0, 0))
         if isinstance(loss, Squared):
             return (np.empty(0) if s is None else s), none
         if isinstance(loss, Softmax):
+            if damping > 0:
+                return self.beta * (np.ones(self.n) if s is None else s), none
             P = np.ascontiguousarray((self._losses(loss_slope, z) + self.smooth.y).T)
             return (np.empty(0) if s is None else s), P
         h = loss_curvature(loss, self.smooth.y, z[0])
-        if isinstance(loss, Huber):  # the linear part: between its curvature, 0, and a majoriser
+        if isinstance(loss, Huber):
             far = np.abs(z[0] - self.smooth.y)
-            h = np.where(far < loss.delta, 1.0, damping * loss.delta / np.maximum(far, loss.delta))
+            h = np.maximum(h, damping * loss.delta / np.maximum(far, loss.delta))
+        elif damping > 0 and np.isfinite(self.beta):
+            h = np.maximum(h, damping * self.beta)
         h = np.maximum(h, _FLOOR)
         return (h if s is None else h * s), none
 
@@ -229,10 +244,7 @@ class BlockView:
             if np.abs(slope).max() <= 1e-14 * np.abs(V).sum():
                 break
             h, P = self.curvature(z, 0.0)
-            if P.size:
-                step = -self.inverse_of_intercepts(h, P) @ slope
-            else:
-                step = -slope / h.sum()
+            step = -(self.inverse_of_intercepts(h, P) @ slope if P.size else slope / h.sum())
             for _ in range(40):
                 after = self.loss(z + step[:, None])
                 if after <= before:
@@ -250,7 +262,7 @@ class BlockView:
         scaled = P if h.size == 0 else P * h
         return np.linalg.pinv(np.diag(scaled.sum(axis=1)) - scaled @ P.T, rcond=1e-12)
 
-    # -- values and gaps ----------------------------------------------------------------------------
+    # -- values and gaps ---------------------------------------------------------------------------
 
     def rest(self, w: np.ndarray) -> float:
         """Penalty and ridge term."""
@@ -310,44 +322,48 @@ class BlockView:
             above = above[blocks]
         return float(np.sum(above * above)) / (2.0 * mu)
 
-    def bounds(self, blocks: np.ndarray, h: np.ndarray, P: np.ndarray, a: Any, total: float) -> Any:
-        """Bounds of the curvature of blocks of the model, (n_blocks, k or 1)."""
-        none = np.empty(0)
+    def bounds(
+        self, blocks: np.ndarray, h: np.ndarray, P: np.ndarray, a: Any, total: float
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Return bounds of the curvature of blocks of a model, ``places`` and ``grams``."""
         smooth = self.smooth
-        if isinstance(smooth.loss, (Squared, Softmax)):
+        if isinstance(smooth.loss, Squared) or P.size:
             missing = blocks[np.isnan(self.lips[blocks])]
             if missing.size:
-                s = smooth.sample_weight
+                s = np.empty(0) if smooth.sample_weight is None else smooth.sample_weight
                 kernels.block_bounds(
-                    self.design, missing, self.order, self.ptr, none if s is None else s, self.a,
-                    self.total, self.lips,
+                    self.design, missing, self.order, self.ptr, s, self.a, self.total, self.places,
+                    self.grams, self.lips,
                 )  # fmt: skip
-        if isinstance(smooth.loss, Squared):
-            out = self.lips[:, None]
-        elif P.size:
+        places, grams = self.places, self.grams
+        if P.size:
+            places, grams = np.full(self.n_blocks, -1), np.empty(0)
             out = 0.5 * self.lips[:, None]
-            if self.rule.kind != kernels.GROUP or self.n_blocks == self.p:
-                out = self._coupled_bounds(blocks, h, P)
+            if self.n_blocks == self.p:
+                out = self._coupled_bounds(blocks, h, P, places, grams)
+        elif isinstance(smooth.loss, Squared):
+            out = self.lips[:, None]
         else:
+            grams = np.empty(self.grams.size)
             out = np.zeros(self.n_blocks)
-            kernels.block_bounds(self.design, blocks, self.order, self.ptr, h, a, total, out)
+            kernels.block_bounds(
+                self.design, blocks, self.order, self.ptr, h, a, total, places, grams, out
+            )
             out = out[:, None]
-        part = out[blocks]
-        if not (part > 0).all():
+        if not (out[blocks] > 0).all():
             out = np.where(out > 0, out, 1.0)
-        return np.ascontiguousarray(out)
+        return np.ascontiguousarray(out), places, grams
 
-    def _coupled_bounds(self, blocks: np.ndarray, h: np.ndarray, P: np.ndarray) -> np.ndarray:
-        # diag(p) - p p' is below diag(2 p (1 - p)).
+    def _coupled_bounds(
+        self, blocks: np.ndarray, h: np.ndarray, P: np.ndarray, places: Any, grams: Any
+    ) -> np.ndarray:
+        # diag(p) - p p' is below diag(2 p (1 - p)), and below 1/2.
         out = np.ones((self.n_blocks, self.k))
-        features = self.order[self.ptr[blocks]]
         one = np.empty(self.n_blocks)
         for c in range(self.k):
             weights = 2.0 * P[c] * (1.0 - P[c]) * (1.0 if h.size == 0 else h)
             kernels.block_bounds(
-                self.design, blocks, self.order, self.ptr, weights, self.a, 0.0, one
+                self.design, blocks, self.order, self.ptr, weights, self.a, 0.0, places, grams, one
             )
-            out[blocks, c] = np.minimum(one[blocks], 0.5 * self.smooth.column_squares[features])
-        if self.rule.kind == kernels.GROUP:
-            out = np.max(out, axis=1, keepdims=True)
-        return out
+            out[blocks, c] = np.minimum(one[blocks], 0.5 * self.lips[blocks])
+        return np.max(out, axis=1, keepdims=True) if self.rule.kind == kernels.GROUP else out

@@ -100,7 +100,7 @@ def init(solver: Any, problem: Any, x0: Any = None, previous: Any = None) -> Blo
     """
     other = previous.cache if previous is not None else None
     view = BlockView(problem, other)
-    state = BlockState(cache=view)
+    state = BlockState(cache=view, damping=1.0 if isinstance(problem.smooth.loss, Huber) else 0.0)
     if previous is not None:
         state.w, state.b, state.z = previous.w, previous.b, previous.z
         state.gram, state.gram_features = previous.gram, previous.gram_features
@@ -117,9 +117,7 @@ def init(solver: Any, problem: Any, x0: Any = None, previous: Any = None) -> Blo
     if not problem.smooth.fit_intercept:
         state.b = np.zeros(view.k)
     _project(view, state.w)
-    if previous is None:
-        state.z = view.predictors(state.w, state.b)
-    elif not np.array_equal(before, state.w):
+    if previous is None or not np.array_equal(before, state.w):
         state.z = view.predictors(state.w, state.b)
     if not np.isfinite(view.loss(state.z)):
         if x0 is None:
@@ -267,7 +265,7 @@ def step(solver: Any, problem: Any, state: BlockState) -> BlockState:
 
 def _descend(solver: Any, view: BlockView, state: BlockState, blocks: np.ndarray) -> None:
     slopes = view.slopes(state.z)
-    model = make_model(view, state.z, slopes.copy(), state.damping, blocks)
+    model = make_model(view, state.z, slopes.copy(), blocks, state.damping)
     w = state.w.copy()
     solve_model(solver, view, state, model, w, blocks, _goal(solver, view, state))
     features = features_of(view, blocks)[0]
@@ -293,8 +291,12 @@ def _descend(solver: Any, view: BlockView, state: BlockState, blocks: np.ndarray
             state.w, state.z, state.b = trial, z, state.b + t * model.shift
             break
         t *= 0.5
-    if isinstance(view.smooth.loss, Huber):
-        state.damping = max(0.1 * state.damping, 1e-6) if t == 1.0 else min(10 * state.damping, 1.0)
+    if isinstance(view.smooth.loss, Huber) or not view.convex:
+        # Where the penalty bends more than the model there may be no descent along the step.
+        full = state.damping / 10.0
+        state.damping = (full if full > 1e-6 else 0.0) if t == 1.0 else (
+            min(max(10.0 * state.damping, 1e-2), 1.0)
+        )  # fmt: skip
 
 
 def point(problem: Any, state: BlockState) -> np.ndarray:

@@ -30,6 +30,8 @@ __all__ = [
 
 _FAST = {"reassoc", "contract", "arcp"}
 ENTRY, GROUP, BOX, MINIMAX, SMOOTHLY = 0, 1, 2, 3, 4
+# Prox steps of a block before the others hear of it.
+_TURNS = 8
 
 
 class BlockRule(NamedTuple):
@@ -80,8 +82,8 @@ def coupled_add(X, j, d, h, P, V):
     raise NotImplementedError
 
 
-def pair_dot(X, j, l, h):
-    """``X_j' diag(h) X_l``."""
+def pair_dot(X, j, other, h):
+    """``X_j' diag(h) X_other``."""
     raise NotImplementedError
 
 
@@ -173,11 +175,11 @@ def _coupled_add(X, j, d, h, P, V):
 
 
 @overload(pair_dot, jit_options=_OPTIONS)
-def _pair_dot(X, j, l, h):
+def _pair_dot(X, j, other, h):
     if _is_dense(X):
 
-        def dense(X, j, l, h):
-            x, y = X.values[:, j], X.values[:, l]
+        def dense(X, j, other, h):
+            x, y = X.values[:, j], X.values[:, other]
             total = 0.0
             if h.size == 0:
                 for i in range(x.size):
@@ -189,16 +191,16 @@ def _pair_dot(X, j, l, h):
 
         return dense
 
-    def sparse(X, j, l, h):
-        a, b = X.indptr[j], X.indptr[l]
+    def sparse(X, j, other, h):
+        a, b = X.indptr[j], X.indptr[other]
         total = 0.0
-        while a < X.indptr[j + 1] and b < X.indptr[l + 1]:
-            row, other = X.indices[a], X.indices[b]
-            if row == other:
+        while a < X.indptr[j + 1] and b < X.indptr[other + 1]:
+            row, second = X.indices[a], X.indices[b]
+            if row == second:
                 total += float(X.data[a]) * float(X.data[b]) * (h[row] if h.size else 1.0)
-            if row <= other:
+            if row <= second:
                 a += 1
-            if other <= row:
+            if second <= row:
                 b += 1
         return total
 
@@ -231,12 +233,13 @@ def add_columns(X, columns, D, out):
 
 
 @njit(cache=True, nogil=True, error_model="numpy", fastmath=_FAST)
-def block_bounds(X, blocks, order, ptr, h, a, total, out):
+def block_bounds(X, blocks, order, ptr, h, a, total, places, grams, out):
     """Write to ``out[b]`` an upper bound on the largest eigenvalue of ``X_b' diag(h) X_b``.
 
     It is the 16th root of the norm of the 16th power: too large by at most ``m^(1/32)`` for m
     columns, exact for one. If ``total > 0`` the columns are centred: ``a a' / total`` is taken off,
-    `a` being ``X' h``.
+    `a` being ``X' h``. The products themselves go to `grams` from ``places[b]`` on, row by row,
+    unless that is negative.
 
     Cost: n m^2 + 8 m^3 flops a block.
     """
@@ -246,12 +249,16 @@ def block_bounds(X, blocks, order, ptr, h, a, total, out):
         G = np.empty((m, m))
         for u in range(m):
             for v in range(u + 1):
-                j, l = order[first + u], order[first + v]
-                entry = pair_dot(X, j, l, h)
+                j, other = order[first + u], order[first + v]
+                entry = pair_dot(X, j, other, h)
                 if total > 0:
-                    entry -= a[j] * a[l] / total
+                    entry -= a[j] * a[other] / total
                 G[u, v] = entry
                 G[v, u] = entry
+        if places[b] >= 0:
+            for u in range(m):
+                for v in range(m):
+                    grams[places[b] + u * m + v] = G[u, v]
         out[b] = _top(G)
 
 
@@ -515,8 +522,8 @@ def grade_blocks(rule, blocks, order, ptr, w, c, mu, t, slack, distance, support
 
 @njit(cache=True, nogil=True, error_model="numpy", fastmath=_FAST)
 def sweep_blocks(
-    X, blocks, order, ptr, w, V, h, P, a, total, shift, inverse, bounds, rule, mu, sweeps, small,
-    trail,
+    X, blocks, order, ptr, w, V, h, P, a, total, shift, inverse, bounds, places,
+    grams, rule, mu, sweeps, small, trail,
 ):  # fmt: skip
     """Descend over the listed blocks, `sweeps` times or until steps are `small`.
 
@@ -540,6 +547,9 @@ def sweep_blocks(
         With coupling: inverse curvature of the intercepts, which move once a sweep.
     bounds : ndarray of shape (n_blocks, k or 1), float64
         Bounds of the curvature of blocks (or of single numbers).
+    places, grams : ndarray
+        Products of the columns of blocks, as of :func:`block_bounds`: with them a block is solved
+        almost exactly before the others hear of it.
     rule, mu : BlockRule, float
         Penalty and ridge term.
     sweeps, small : int, float
@@ -561,9 +571,10 @@ def sweep_blocks(
     widest = 0
     for place in range(blocks.size):
         widest = max(widest, ptr[blocks[place] + 1] - ptr[blocks[place]])
-    buffer, steps, d = np.empty((widest, k)), np.empty(k), np.empty(k)
+    buffer, slope, ahead = np.empty((widest, k)), np.empty((widest, k)), np.empty((widest, k))
+    steps, d = np.empty(k), np.empty(k)
     decrease, largest, done = 0.0, 0.0, 0
-    for sweep in range(sweeps):
+    for _ in range(sweeps):
         decrease, largest = 0.0, 0.0
         for place in range(blocks.size):
             b = blocks[place]
@@ -578,7 +589,10 @@ def sweep_blocks(
                     if total > 0:
                         g += shift[c] * a[j]
                     z[u, c] = w[j, c] - steps[c] * g
+                    slope[u, c] = g
             _prox_block(rule, b, z, steps)
+            if m > 1 and places[b] >= 0:
+                _refine(rule, b, z, slope, w, order, first, grams, places[b], mu, steps, ahead)
             squares = 0.0
             for u in range(m):
                 j = order[first + u]
@@ -613,6 +627,38 @@ def sweep_blocks(
             for i in range(n):
                 V[c, i] += shift[c] * (h[i] if h.size else 1.0)
     return done, decrease, largest
+
+
+@njit(cache=True, nogil=True, error_model="numpy", fastmath=_FAST)
+def _refine(rule, b, z, slope, w, order, first, grams, place, mu, steps, ahead):
+    # Further prox steps on the block alone, whose gradient at w is `slope`.
+    m, k = z.shape
+    settled = 0.0
+    for turn in range(_TURNS):
+        for u in range(m):
+            for c in range(k):
+                ahead[u, c] = slope[u, c]
+        for v in range(m):
+            j = order[first + v]
+            for c in range(k):
+                d = z[v, c] - w[j, c]
+                if d != 0.0:
+                    ahead[v, c] += mu * d
+                    for u in range(m):
+                        ahead[u, c] += grams[place + u * m + v] * d
+        for u in range(m):
+            for c in range(k):
+                ahead[u, c] = z[u, c] - steps[c] * ahead[u, c]
+        _prox_block(rule, b, ahead[:m], steps)
+        change = 0.0
+        for u in range(m):
+            for c in range(k):
+                change += (ahead[u, c] - z[u, c]) ** 2
+                z[u, c] = ahead[u, c]
+        if turn == 0:
+            settled = 1e-4 * change
+        if (turn > 0 and change <= settled) or change == 0.0:
+            break
 
 
 @njit(cache=True, nogil=True, error_model="numpy", fastmath=_FAST)
@@ -691,7 +737,7 @@ def gram_sweeps(H, q, w, ids, ptr, bounds, rule, sweeps, calm, inner, small, tra
         widest = max(widest, ptr[i + 1] - ptr[i])
     buffer, local, steps = np.empty((widest, k)), np.empty((widest, k)), np.empty(k)
     done, quiet, largest = 0, 0, 0.0
-    for sweep in range(sweeps):
+    for _ in range(sweeps):
         largest = 0.0
         changes = 0
         for i in range(ids.size):
@@ -724,9 +770,8 @@ def gram_sweeps(H, q, w, ids, ptr, bounds, rule, sweeps, calm, inner, small, tra
                     if d == 0.0:
                         continue
                     largest = max(largest, abs(d) * bounds[i])
-                    if _is_settled(rule, before) != _is_settled(rule, after):
-                        changes += 1
-                    elif before * after < 0 and rule.kind != BOX and rule.kind != GROUP:
+                    crossed = before * after < 0 and rule.kind != BOX and rule.kind != GROUP
+                    if crossed or _is_settled(rule, before) != _is_settled(rule, after):
                         changes += 1
                     w[first + u, c] = after
                     for row in range(m):
