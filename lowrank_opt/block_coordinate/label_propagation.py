@@ -324,9 +324,7 @@ class LabelPropagation(CallbackSupportMixin, ClassifierMixin, BaseEstimator):
 
 def _marked(y: NDArray[Any]) -> NDArray[np.bool_]:
     """Which labels say that there is none."""
-    if y.dtype.kind == "b":
-        return np.zeros(len(y), bool)
-    if y.dtype.kind in "iufc":
+    if y.dtype.kind in "biuf":
         return y == -1
     return np.array([
         label is None or (label == -1 if isinstance(label, Number) else label in ("-1", b"-1"))
@@ -355,15 +353,14 @@ def _checked_weights(X: Any) -> Any:
             "pairs of points, (n_samples, n_samples)"
         )
     _refuse_negative(X)
-    W = sparse.csr_array(X, dtype=np.float64)  # of its own: the caller's stays as it is
-    W = W.copy() if W.data is getattr(X, "data", None) else W
+    W = sparse.csr_array(X, dtype=np.float64)
     difference = abs(W - W.T).max()
     if difference > _SYMMETRY[X.dtype.itemsize] * W.max():
         raise ProblemError(
             f"X is not symmetric: it differs from its transpose by {float(difference):g}; give "
             "(X + X.T) / 2 if that is what is meant"
         )
-    return sparse.csr_array(0.5 * (W + W.T))
+    return sparse.csr_array(0.5 * (W + W.T))  # of its own: the diagonal will be taken out
 
 
 def _refuse_negative(X: Any) -> None:
