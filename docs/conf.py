@@ -58,6 +58,7 @@ def write_api_pages() -> None:
     rooms = {
         "recovery": "Matrix completion",
         "transport": "Optimal transport",
+        "block_coordinate": "Block coordinate methods and sparse linear models",
         "core": "Contract: problems, solvers, results",
         "numerics": "Projections, proximal operators, sketches",
         "datasets": "Data sets",

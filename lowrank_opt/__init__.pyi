@@ -1,3 +1,4 @@
+from lowrank_opt import block_coordinate as block_coordinate
 from lowrank_opt import core as core
 from lowrank_opt import datasets as datasets
 from lowrank_opt import numerics as numerics

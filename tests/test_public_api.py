@@ -16,7 +16,8 @@ PACKAGE = Path(lowrank_opt.__file__).parent
 # A name that appears or disappears here is a decision: it belongs into the changelog too.
 PUBLIC = {
     "": """
-        FAMILIES __version__ complete core datasets numerics papers plotting recovery
+        FAMILIES __version__ block_coordinate complete core datasets numerics papers plotting
+        recovery
         show_versions solve testing transport warmup
     """,
     "core": """
@@ -24,9 +25,9 @@ PUBLIC = {
         CheckpointError Constant ConvergenceWarning did_you_mean EfficiencyWarning
         ExperimentalWarning Geometric HasBlocks HasCertificate HasEqualityConstraints
         HasFiniteSum HasGradient HasMeasurements HasMonotoneOperator HasObjective
-        HasObservations HasProx HasSmoothPart HasTransport History InfeasibleError instantiate Interval
-        LinearDecay LowRankOptError make_rng MissingDependencyError ParameterError Parameters
-        Polyak PowerDecay Problem ProblemError ProblemTypeError Progress register_kernels
+        HasObservations HasProx HasSmoothPart HasTransport History InfeasibleError instantiate
+        Interval LinearDecay LowRankOptError make_rng MissingDependencyError ParameterError
+        Parameters Polyak PowerDecay Problem ProblemError ProblemTypeError Progress register_kernels
         register_serializable
         register_solvers registered_solvers Result solve Solver solver_class
         SolverFailure solvers_for State Status StepSize StrOptions thread_limit
@@ -38,6 +39,15 @@ PUBLIC = {
         project_l1_ball project_l2_ball project_psd project_simplex prox prox_conjugate
         prox_into randomized_svd SCAD Simplex Sketch SparseSignSketch SquaredL2 SRHT
         StreamingTopK SVD TopK topk value WeightedL1
+    """,
+    "block_coordinate": """
+        BlockCoordinateDescent bounded_fill BoundOptimizer CompositeProblem ElasticNet
+        Forest GLMProblem greedy_forest GroupLasso Huber is_forest knn_affinity
+        LabelPropagation LaplacianKMeans LaplacianPrototypeProblem LaplacianShot Lasso
+        lasso_path Logistic NonNegativeLeastSquares Poisson PrototypeAssignments
+        QuadraticProblem random_forest rectified_prototypes red_black Softmax
+        solve_forest solve_tasks SparseGLMSolver SparseLogisticRegression Squared
+        TaskAssignments tree_partition
     """,
     "transport": """
         expert_capacity k_support_norm ot_regularization_path ot_value_and_grad prox_k_support
