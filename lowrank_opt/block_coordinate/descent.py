@@ -144,7 +144,7 @@ class BlockCoordinateDescent(Solver):
     "gsq"         largest g_b' H_b^-1 g_b, fixed blocks or single variables
     "gsq-iht"     the same for variable blocks, by iterative hard thresholding
     "gsq-omp"     the same, by adding the variable of the largest gain in turn
-    "mi"          largest decrease of the objective; solves every fixed block, for tests
+    "mi"          largest decrease of the objective, down to its rounding; solves every fixed block
     "gs-r"        largest proximal step
     "gs-q"        largest decrease of a proximal step's model
     "gsq-nn"      the same for ``NonNegative``
@@ -322,10 +322,12 @@ def _patience(plan: Plan) -> int:
 
 def _update_block(plan: Plan, state: Any) -> None:
     """Select a block and change it."""
+    smooth, waiting = plan.smooth, state.queue is not None and state.queue.size > 0
+    looks = plan.choice.selection in GREEDY and plan.choice.selection != "mi" and not waiting
     k, b = next_block(plan, state)
-    smooth = plan.smooth
-    if state.gradient is not None:
-        g = state.gradient[b]
+    # Which of two ways to round is taken must not depend on whether a check came in between.
+    if looks or b.size == plan.n:
+        g = plan_gradient(plan, state)[b]
     else:
         g = smooth.block_gradient(state.work, state.x, b)
     target, direction = UPDATES[plan.choice.update](plan, state, k, b, g)

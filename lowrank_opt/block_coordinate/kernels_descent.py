@@ -24,6 +24,7 @@ __all__ = [
 ]
 
 _FAST = {"reassoc", "contract", "arcp"}
+_EPS = float(np.finfo(np.float64).eps)
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
@@ -41,7 +42,7 @@ def _add_row(row, step, out):
         out[j] += step * row[j]
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@njit(cache=True, nogil=True, error_model="numpy", fastmath={"contract"})
 def sweep_quadratic_dense(A, b, Ax, x, constants, order, pen, n_penalized):
     """Update the variables of `order` in turn, for ``x'Ax / 2 - b'x`` plus a penalty.
 
@@ -72,10 +73,11 @@ def sweep_quadratic_dense(A, b, Ax, x, constants, order, pen, n_penalized):
         step = to - x[i]
         if step != 0.0:
             x[i] = to
-            _add_row(A[i], step, Ax)
+            for j in range(x.size):
+                Ax[j] += step * A[i, j]
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@njit(cache=True, nogil=True, error_model="numpy", fastmath={"contract"})
 def sweep_quadratic_csr(data, indices, indptr, b, Ax, x, constants, order, pen, n_penalized):
     """As :func:`sweep_quadratic_dense`. Cost: twice the entries of the rows in flops."""
     for k in range(order.size):
@@ -89,18 +91,6 @@ def sweep_quadratic_csr(data, indices, indptr, b, Ax, x, constants, order, pen, 
 
 
 @njit(cache=True, nogil=True, error_model="numpy", fastmath=_FAST)
-def _slope_dense(column, y, z, weights, loss):
-    total = 0.0
-    if weights.size == 0:
-        for j in range(z.size):
-            total += column[j] * loss_slope(loss, y[j], z[j])
-    else:
-        for j in range(z.size):
-            total += column[j] * weights[j] * loss_slope(loss, y[j], z[j])
-    return total
-
-
-@njit(cache=True, nogil=True, error_model="numpy", fastmath=_FAST)
 def _slope_of_intercept(y, z, weights, loss):
     total = 0.0
     for j in range(z.size):
@@ -109,7 +99,7 @@ def _slope_of_intercept(y, z, weights, loss):
     return total
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@njit(cache=True, nogil=True, error_model="numpy", fastmath=_FAST)
 def sweep_glm_dense(X, y, weights, z, x, constants, order, l2, loss, pen, n_penalized):
     """Update the variables of `order` in turn, for a sum of losses plus a penalty.
 
@@ -140,37 +130,53 @@ def sweep_glm_dense(X, y, weights, z, x, constants, order, l2, loss, pen, n_pena
     -----
     Cost: n derivatives of the loss, 4 n flops and two reads of a column an update.
     """
-    p = X.shape[1]
+    # Loops over X itself: a view of a column costs as much as a short column.
+    n, p = X.shape
+    plain = weights.size == 0
     for k in range(order.size):
         i = order[k]
-        if i < p:
-            slope = _slope_dense(X[:, i], y, z, weights, loss) + l2 * x[i]
-        else:
+        slope = 0.0
+        if i == p:
             slope = _slope_of_intercept(y, z, weights, loss)
+        elif plain:
+            for j in range(n):
+                slope += X[j, i] * loss_slope(loss, y[j], z[j])
+        else:
+            for j in range(n):
+                slope += X[j, i] * weights[j] * loss_slope(loss, y[j], z[j])
+        if i < p:
+            slope += l2 * x[i]
         to = _target(pen, i, n_penalized, x[i], slope, constants[i])
         step = to - x[i]
         if step != 0.0:
             x[i] = to
-            if i < p:
-                _add_row(X[:, i], step, z)
+            if i == p:
+                for j in range(n):
+                    z[j] += step
             else:
-                z += step
+                for j in range(n):
+                    z[j] += step * X[j, i]
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@njit(cache=True, nogil=True, error_model="numpy", fastmath=_FAST)
 def sweep_glm_csc(
     data, indices, indptr, y, weights, z, x, constants, order, l2, loss, pen, n_penalized
 ):
     """As :func:`sweep_glm_dense`. Cost: that of the stored entries of the columns."""
     p = indptr.size - 1
+    plain = weights.size == 0
     for k in range(order.size):
         i = order[k]
         if i < p:
             slope = l2 * x[i]
-            for l in range(indptr[i], indptr[i + 1]):  # noqa: E741
-                j = indices[l]
-                w = 1.0 if weights.size == 0 else weights[j]
-                slope += data[l] * w * loss_slope(loss, y[j], z[j])
+            if plain:
+                for l in range(indptr[i], indptr[i + 1]):  # noqa: E741
+                    j = indices[l]
+                    slope += data[l] * loss_slope(loss, y[j], z[j])
+            else:
+                for l in range(indptr[i], indptr[i + 1]):  # noqa: E741
+                    j = indices[l]
+                    slope += data[l] * weights[j] * loss_slope(loss, y[j], z[j])
         else:
             slope = _slope_of_intercept(y, z, weights, loss)
         to = _target(pen, i, n_penalized, x[i], slope, constants[i])
@@ -193,11 +199,15 @@ def _score(kind, pen, i, n_penalized, now, slope, constant, divisor):
     d = to - now
     if kind == 1:
         return d * d
-    change = d * (slope + 0.5 * divisor * d)
-    if i < n_penalized:
+    decrease = 0.5 * divisor * d * d
+    if i < n_penalized:  # what the penalty falls short of its tangent, rounding left out
         one = coordinate_penalty(pen, i)
-        change += value(one, to) - value(one, now)
-    return max(-change, 0.0)
+        before, after = value(one, now), value(one, to)
+        along = -(slope + divisor * d) * d
+        rest = along - (after - before)
+        if abs(rest) > 8.0 * _EPS * (abs(before) + abs(after) + abs(along)):
+            decrease += rest
+    return decrease
 
 
 @njit(cache=True, nogil=True, error_model="numpy")

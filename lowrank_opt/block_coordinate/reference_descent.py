@@ -79,9 +79,9 @@ def greedy_quadratic(
 def minimize_model(H: Any, q: Any, v: Any, pen: Any, n_penalized: int, n_sweeps: int) -> Any:
     """Return the block after sweeps of coordinate descent on the model of its gradient at `v`."""
     start, v = v, v.copy()
+    constants = np.maximum(np.diag(H), 1e-30 * np.diag(H).max())
     for _ in range(n_sweeps):
         for i in range(v.size):
-            if H[i, i] > 0:
-                slope = q[i] + H[i] @ (v - start)
-                v[i] = target(pen, i, n_penalized, v[i], slope, H[i, i])
+            slope = q[i] + H[i] @ (v - start)
+            v[i] = target(pen, i, n_penalized, v[i], slope, constants[i])
     return v

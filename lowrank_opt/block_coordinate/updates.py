@@ -395,7 +395,8 @@ def _prox_newton(plan: Plan, state: Any, k: int, b: NDArray[Any], g: NDArray[Any
     direction = smooth.direction(b, d)
     before = penalty.value(b, now)
     start = smooth.value_at(work, x) + before
-    slope = float(g @ d) + penalty.value(b, new) - before
+    # The second bound holds since the model has decreased; it does not suffer from rounding.
+    slope = min(float(g @ d) + penalty.value(b, new) - before, -0.5 * float(d @ (H @ d)))
 
     def along(t: float) -> float:
         to = new if t == 1.0 else now + t * d
