@@ -12,7 +12,11 @@ from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from lowrank_opt.block_coordinate.affinity import knn_affinity, nearest_points
-from lowrank_opt.block_coordinate.prototypes import LaplacianPrototypeProblem, blocks
+from lowrank_opt.block_coordinate.prototypes import (
+    BoundOptimizer,
+    LaplacianPrototypeProblem,
+    blocks,
+)
 from lowrank_opt.block_coordinate.tasks import rectified_prototypes
 from lowrank_opt.core.errors import ProblemError
 from lowrank_opt.core.params import (
@@ -455,10 +459,11 @@ class LaplacianKMeans(CallbackSupportMixin, ClusterMixin, BaseEstimator):
     ----------
     n_clusters : int, default=8
         Number of clusters.
-    lam : float, default=0.25
+    lam : float, default=0.2
         Weight of the graph, at least 0, see `scale`.
     n_neighbors : int, default=10
-        Neighbours of a point in the graph, itself counted.
+        Neighbours of a point in the graph, itself counted; not more than clusters of equal size
+        would have points (but at least 2).
     affinity : "knn", callable, or array-like or sparse of shape (n, n), default="knn"
         The graph: nearest neighbours, a function of the points that returns affinities, or the
         affinities of the points that ``fit`` is given.
@@ -466,11 +471,12 @@ class LaplacianKMeans(CallbackSupportMixin, ClusterMixin, BaseEstimator):
         Weight of an entropy of the assignments, at least 0, see `scale`. 0: points belong to one
         cluster each.
     scale : {"relative", "absolute"}, default="relative"
-        "relative": `lam` and `temperature` count in the mean squared distance of joined points,
-        so that units of the features do not matter. "absolute": in squared features.
+        "relative": `lam` and `temperature` count in what the second nearest centre of k-means
+        costs a point more than the nearest one, on average, so that units of the features do not
+        matter. "absolute": in squared features.
     anneal : bool, default=True
-        Whether to begin at a high temperature and to cool down to `temperature`. Where the graph
-        is strong, points would otherwise hardly leave their first cluster.
+        Whether to go on from k-means at a high temperature and to cool down to `temperature`.
+        Where the graph is strong, points would otherwise hardly leave their first cluster.
     unary : {"squared", "gaussian"}, default="squared"
         Clusters around means, or around modes, see
         :class:`~lowrank_opt.block_coordinate.LaplacianPrototypeProblem`. For modes `lam` and
@@ -506,7 +512,7 @@ class LaplacianKMeans(CallbackSupportMixin, ClusterMixin, BaseEstimator):
     objective_ : float
         The objective above, at the labels and centres.
     unit_ : float
-        What `lam` and `temperature` count in.
+        What `lam` and `temperature` count in; 1 where it does not matter.
     result_ : Result
         Result of the solver, with its certificate.
     n_iter_ : int
@@ -543,7 +549,7 @@ class LaplacianKMeans(CallbackSupportMixin, ClusterMixin, BaseEstimator):
     def __init__(
         self,
         n_clusters: int = 8,
-        lam: float = 0.25,
+        lam: float = 0.2,
         n_neighbors: int = 10,
         *,
         affinity: Any = "knn",
@@ -619,16 +625,19 @@ class LaplacianKMeans(CallbackSupportMixin, ClusterMixin, BaseEstimator):
             },
         )
         X = validate_data(self, X, dtype=_FLOATS)
-        problem = self._problem(X)
         seeds = make_rng(self.random_state).integers(2**32, size=self.n_init)
-        best = None
+        best = problem = None
         for seed in seeds:
-            result = self._run(problem, int(seed), X)
+            first = self._first(X, int(seed))
+            if problem is None:
+                problem = self._problem(X, first)
+            result = self._run(problem, first, int(seed), X)
             if best is None or result.discrete_objective < best.discrete_objective:
                 best = result
             if not isinstance(self.init, str):
                 break
         assert best is not None
+        assert problem is not None
         self.result_, self.n_iter_ = best, max(1, best.nit)
         self.labels_ = np.asarray(best.labels).astype(np.int32)
         self.cluster_centers_, self.assignments_ = best.x.prototypes, best.x.assignments
@@ -638,30 +647,51 @@ class LaplacianKMeans(CallbackSupportMixin, ClusterMixin, BaseEstimator):
             problem.F, self.assignments_.astype(np.float64),
             self.cluster_centers_.astype(np.float64),
             problem.lam if self.unary == "squared" else 0.0, problem.temperature,
-            self.n_neighbors - 1 if knn else 0,
+            self._width(len(X)) - 1 if knn else 0,
         )  # fmt: skip
         return self
 
-    def _problem(self, X: Any) -> LaplacianPrototypeProblem:
-        if callable(self.affinity):
+    def _first(self, X: Any, seed: int) -> NDArray[np.float64] | None:
+        """Centres of k-means, from which the graph and the temperature are let in."""
+        given = None if isinstance(self.init, str) else self.init
+        if self.unary == "gaussian" or self._cold():
+            return given
+        problem = LaplacianPrototypeProblem(X, None, self.n_clusters, lam=0.0, temperature=0.0)
+        solver = BoundOptimizer(
+            tol=_ROUGH, max_inner=1, max_iter=30, n_threads=self.n_threads, random_state=seed
+        )
+        m: NDArray[np.float64] = solver.solve(problem, x0=given).x.prototypes
+        return m
+
+    def _cold(self) -> bool:
+        """Whether this is k-means."""
+        return self.lam == 0 and self.temperature == 0
+
+    def _problem(self, X: Any, first: Any) -> LaplacianPrototypeProblem:
+        if self.lam == 0:
+            W = None
+        elif callable(self.affinity):
             W = self.affinity(X)
         elif isinstance(self.affinity, str):
-            W = knn_affinity(X, self.n_neighbors, n_threads=self.n_threads)
+            W = knn_affinity(X, self._width(len(X)), n_threads=self.n_threads)
         else:
             W = self.affinity
         problem = LaplacianPrototypeProblem(
             np.array(X), W, self.n_clusters, lam=self.lam, temperature=self.temperature,
             unary=self.unary, bandwidth=self.bandwidth, psd_shift=self.psd_shift,
         )  # fmt: skip
-        relative = self.scale == "relative" and self.unary == "squared"
-        self.unit_ = problem.neighbor_distance**2 if relative else 1.0
-        if self.unit_ == 1.0:
+        self.unit_ = 1.0
+        if self.scale == "absolute" or self.unary == "gaussian" or self._cold():
             return problem
+        self.unit_ = _margin(problem, np.asarray(first, np.float64))
         return replace(
             problem, lam=self.lam * self.unit_, temperature=self.temperature * self.unit_
         )
 
-    def _run(self, problem: LaplacianPrototypeProblem, seed: int, X: Any) -> Result:
+    def _width(self, n: int) -> int:
+        return min(self.n_neighbors, max(2, n // self.n_clusters))
+
+    def _run(self, problem: LaplacianPrototypeProblem, x: Any, seed: int, X: Any) -> Result:
         solver = resolve_solver(
             "auto" if self.solver is None else self.solver,
             choices={"auto": ("BoundOptimizer", {})}, tol=self.tol, max_iter=self.max_iter,
@@ -669,7 +699,6 @@ class LaplacianKMeans(CallbackSupportMixin, ClusterMixin, BaseEstimator):
         )  # fmt: skip
         if self.solver is not None and "random_state" in solver.get_params():
             solver.set_params(random_state=seed)
-        x = None if isinstance(self.init, str) else self.init
         if self.anneal and self.unary == "squared":
             rough = type(solver)(**{**solver.get_params(), "tol": max(_ROUGH, solver.tol)})
             for temperature in _temperatures(problem):
@@ -704,6 +733,18 @@ def _classes(y: Any) -> tuple[NDArray[Any], NDArray[np.int64]]:
             "y is -1 for all points, which means no label; give a label of every class"
         )
     return classes, numbers.astype(np.int64)
+
+
+def _margin(problem: LaplacianPrototypeProblem, m: Any) -> float:
+    """Mean difference of the second smallest and the smallest cost of a point."""
+    if len(m) > 1:
+        total = 0.0
+        for rows in blocks(len(problem.F)):
+            least = np.partition(problem.costs(m, rows), 1, axis=1)
+            total += float(np.sum(least[:, 1] - least[:, 0]))
+        if total > 0:
+            return total / len(problem.F)
+    return problem.spread**2
 
 
 def _temperatures(problem: LaplacianPrototypeProblem) -> list[float]:
