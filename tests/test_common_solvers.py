@@ -11,10 +11,16 @@ from dataclasses import replace
 import numba
 import numpy as np
 import pytest
+import scipy.sparse as sp
+from scipy.sparse.linalg import spsolve
 
 from lowrank_opt.block_coordinate import (
+    BlockCoordinateDescent,
+    BoundOptimizer,
     CompositeProblem,
     GLMProblem,
+    LaplacianPrototypeProblem,
+    PrototypeAssignments,
     QuadraticProblem,
     SparseGLMSolver,
 )
@@ -575,6 +581,73 @@ def rescale_design(problem, rng):
     return CompositeProblem(other, pen), scaled
 
 
+def make_lattice(dtype=np.float64, seed=0, xp=np):
+    """A graph of 6 x 7 nodes with random weights, held by a spring at every node."""
+    rng = np.random.default_rng(seed)
+    nodes = np.arange(42).reshape(6, 7)
+    pairs = np.concatenate([
+        np.stack([nodes[:-1].ravel(), nodes[1:].ravel()], axis=1),
+        np.stack([nodes[:, :-1].ravel(), nodes[:, 1:].ravel()], axis=1),
+    ])  # fmt: skip
+    W = sp.coo_array((rng.uniform(0.5, 2.0, len(pairs)), pairs.T), shape=(42, 42))
+    W = sp.csr_array(W + W.T)
+    A = sp.csr_array(sp.diags_array(W.sum(axis=1) + rng.uniform(0.1, 0.5, 42)) - W).astype(dtype)
+    A = A if xp.__name__.endswith("numpy") else xp.asarray(A.toarray())
+    return QuadraticProblem(A, rng.standard_normal(42))
+
+
+def sparse_solution(problem, solver):
+    return spsolve(problem.A.astype(float).tocsc(), problem.b)
+
+
+def permute_lattice(problem, rng):
+    order = rng.permutation(problem.n_variables)
+    return QuadraticProblem(problem.A[order][:, order], problem.b[order]), lambda x: x[order]
+
+
+def without_shift(x):
+    x = np.array(x, float)
+    x[-1] -= x[-1].mean()
+    return x
+
+
+def make_clusters(dtype=np.float64, seed=0, xp=np):
+    """Two clouds, a few labels, neighbours joined along a chain."""
+    rng = np.random.default_rng(seed)
+    F = rng.standard_normal((20, 3)) + 3.0 * (np.arange(20) % 2)[:, None]
+    labels = np.where(np.arange(20) < 4, np.arange(20) % 2, -1)
+    W = np.eye(20, k=2) + np.eye(20, k=-2)
+    F = F.astype(dtype)
+    return LaplacianPrototypeProblem(
+        F if xp is np else xp.asarray(F), sp.csr_array(W), lam=0.5, labels=labels
+    )
+
+
+def plain_bounds(problem, solver):
+    """Assignments and means in turn, from the labelled means."""
+    F, known = problem.F.astype(float), problem.known
+    W = problem.affinity.toarray() + np.diag(problem.shift)
+    fixed = np.eye(2)[np.maximum(known, 0)]
+    m = np.array([F[known == k].mean(axis=0) for k in range(2)])
+    S = np.full((20, 2), 0.5)
+    for _ in range(3000):
+        z = problem.lam * (W @ S) - ((F[:, None] - m) ** 2).sum(axis=2)
+        S = np.exp(z - z.max(axis=1, keepdims=True))
+        S /= S.sum(axis=1, keepdims=True)
+        S = np.where(known[:, None] >= 0, fixed, S)
+        m = S.T @ F / S.sum(axis=0)[:, None]
+    return PrototypeAssignments(S, m)
+
+
+def permute_points(problem, rng):
+    order = rng.permutation(20)
+    other = LaplacianPrototypeProblem(
+        problem.F[order], problem.affinity[order][:, order], lam=problem.lam,
+        labels=problem.known[order],
+    )  # fmt: skip
+    return other, lambda x: PrototypeAssignments(x.assignments[order], x.prototypes)
+
+
 REGRESSION_INPUTS = (
     BadInput("NaN", lambda: GLMProblem([[np.nan]], [1.0]), ProblemError, r"X\[0, 0\]"),
     BadInput("lengths", lambda: GLMProblem(np.eye(3), [1.0]), ProblemError, r"\(1,\)"),
@@ -723,13 +796,81 @@ ALL_SOLVERS += [
         "logistic": {"loss": "logistic"},
         "huber": {"loss": "huber"},
         "poisson": {"loss": "poisson"},
+        "groups": {"pen": "groups"},
+        "logistic groups": {"loss": "logistic", "pen": "groups"},
+        "rows of outputs": {"loss": "multi", "pen": "rows"},
     }.items()
 ]
+ALL_SOLVERS += [
+    regression_case(
+        "SparseGLMSolver-softmax",
+        SparseGLMSolver(tol=1e-10),
+        model={"loss": "softmax"},
+        # Adding a number to the intercepts of all classes changes nothing.
+        distance=lambda x, y: point_distance(without_shift(x), without_shift(y)),
+    ),
+    regression_case(
+        "SparseGLMSolver-box",
+        SparseGLMSolver(tol=1e-10),
+        model={"pen": "box"},
+        transforms={"permute": permute_design},
+    ),
+    SolverCase(
+        BoundOptimizer(tol=1e-9),
+        make_clusters,
+        name="BoundOptimizer",
+        reference=plain_bounds,
+        transforms={"permute": permute_points},
+    ),
+    regression_case(
+        "SparseGLMSolver-mcp",
+        SparseGLMSolver(tol=1e-9),
+        model={"pen": "mcp"},
+        reference=None,  # not convex: another method may find another stationary point
+        transforms={"permute": permute_design},
+    ),
+    regression_case(
+        "BlockCoordinateDescent-coordinates",
+        BlockCoordinateDescent(tol=1e-9),
+        model={"ratio": 0.2},
+    ),
+    regression_case(
+        "BlockCoordinateDescent-active sets",
+        BlockCoordinateDescent(
+            block_size=12, blocks="variable", selection="gs-q", update="prox_newton", tol=1e-10
+        ),
+        model={"loss": "logistic", "ratio": 0.1},
+    ),
+    regression_case(
+        "BlockCoordinateDescent-random",
+        BlockCoordinateDescent(
+            block_size=4, blocks="variable", selection="random", update="prox_gradient",
+            tol=1e-8, max_iter=100_000,
+        ),
+        model={"pen": "box"},
+        transforms={},
+    ),
+    SolverCase(
+        BlockCoordinateDescent(tol=1e-9),
+        make_lattice,
+        name="BlockCoordinateDescent-quadratic",
+        reference=sparse_solution,
+        transforms={"permute": permute_lattice},
+    ),
+    SolverCase(
+        BlockCoordinateDescent(blocks="greedy_forest", tol=1e-9),
+        make_lattice,
+        name="BlockCoordinateDescent-forests",
+        reference=sparse_solution,
+        transforms={"permute": permute_lattice},
+    ),
+]  # fmt: skip
 
 BY_NAME = {case.name: case for case in ALL_SOLVERS}
 # No kernel of their own that has threads: measurements and the semi-dual are tested as such.
 SERIAL = {
-    *(name for name in BY_NAME if name.startswith("SparseGLMSolver")),
+    "BoundOptimizer",
+    *(name for name in BY_NAME if name.startswith(("SparseGLMSolver", "BlockCoordinate"))),
     "SparsityConstrainedOT-bcd",
     "SparsityConstrainedOT-lbfgs",
     "SparsityConstrainedOT-lbfgs-dual",

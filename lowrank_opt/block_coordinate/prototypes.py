@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Protocol, runtime_c
 import numpy as np
 
 from lowrank_opt.block_coordinate.affinity import in_threads
-from lowrank_opt.core.errors import AccuracyWarning, ProblemError
+from lowrank_opt.core.errors import AccuracyWarning, ProblemError, UnsupportedBackendError
 from lowrank_opt.core.params import (
     COUNT,
     TOLERANCE,
@@ -200,8 +200,8 @@ class LaplacianPrototypeProblem(Problem):
         self._check_parameters()
         F, _ = real_array("F", self.F)
         if not isinstance(F, np.ndarray):
-            raise ProblemError(
-                f"F is an array of {type(F).__module__}; the problem takes numpy arrays: for many "
+            raise UnsupportedBackendError(
+                f"F is an array of {type(F).__module__}; the problem takes NumPy arrays: for many "
                 "small problems on other devices see solve_tasks"
             )
         if F.ndim != 2 or 0 in F.shape:
