@@ -20,6 +20,7 @@ ROOT = Path(__file__).resolve().parents[1]
         "docs/get_started.md",
         "docs/user_guide/robust_recovery.md",
         "docs/user_guide/sparse_transport.md",
+        "docs/user_guide/block_coordinate.md",
     ],
 )
 def test_python_code_in_the_prose_runs(page):
