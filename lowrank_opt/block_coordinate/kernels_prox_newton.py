@@ -23,6 +23,8 @@ from lowrank_opt.block_coordinate.kernels_losses import (
 
 __all__ = [
     "balance",
+    "centre_dense",
+    "centred",
     "compact_csc",
     "dual_value",
     "expand_csc",
@@ -224,10 +226,38 @@ def select(c, w, squares, limits, t, part, positive, alive, chosen, priority):
     return count
 
 
+@njit(cache=True, nogil=True, error_model="numpy")
+def centred(square, mean, total, mu):
+    """Return a column's curvature, `mu` included, once the intercept follows it, and its mean.
+
+    From its sum of squares and its sum, weighted, and the sum of weights, 0 without an intercept.
+    What rounding leaves of a constant column is 0.
+    """
+    if total <= 0.0:
+        return square + mu, 0.0
+    mean /= total
+    rest = square - total * mean * mean
+    return (rest if rest > 1e-13 * square else 0.0) + mu, mean
+
+
 @njit(cache=True, nogil=True, error_model="numpy", fastmath=_FAST)
-def sweeps_dense(
-    X, W, c, x, H, limits, mu, positive, root, u, intercept, total, slope, shift, count, stop
-):
+def centre_dense(X, W, root, total, mu, H, means):
+    """Write curvatures and means of the columns W; the squares are taken of what is centred."""
+    for k in range(W.size):
+        mean, square, size = 0.0, 0.0, 0.0
+        for i in range(root.size):
+            mean += root[i] * (root[i] * float(X[i, W[k]]))
+        mean /= total
+        for i in range(root.size):
+            value = root[i] * (float(X[i, W[k]]) - mean)
+            square += value * value
+            size += (root[i] * mean) * (root[i] * mean)
+        H[k] = (square if square > 1e-28 * size * root.size else 0.0) + mu
+        means[k] = mean
+
+
+@njit(cache=True, nogil=True, error_model="numpy", fastmath=_FAST)
+def sweeps_dense(X, W, c, x, H, means, limits, mu, positive, root, u, total, sums, count, stop):
     """As :func:`sweeps_csc`, over the columns W of X; H is filled where it is negative."""
     n = u.size
     first, last, done = 0.0, 0.0, 0
@@ -241,13 +271,15 @@ def sweeps_dense(
                     value = root[i] * float(X[i, j])
                     square += value * value
                 H[k] = square + mu
-            if H[k] <= 0.0:
-                continue
             derivative = 0.0
             for i in range(n):
                 derivative += float(X[i, j]) * (root[i] * u[i])
-            derivative += c[k] + mu * x[k]
+            derivative += c[k] + mu * x[k] - means[k] * sums
             a = H[k] * x[k] - derivative
+            if H[k] <= 0.0:  # nothing but the penalty
+                a = 0.0
+                if x[k] == 0.0 or limits[k] == 0.0:
+                    continue
             limit = limits[k]
             new = 0.0
             if a > limit:
@@ -258,74 +290,69 @@ def sweeps_dense(
             if change != 0.0:
                 x[k] = new
                 last += H[k] * change * change
+                sums += change * total * means[k]
                 for i in range(n):
                     u[i] += change * (root[i] * float(X[i, j]))
-        if intercept and total > 0.0:
-            derivative = slope
-            for i in range(n):
-                derivative += root[i] * u[i]
-            change = -derivative / total
-            shift += change
-            last += total * change * change
-            for i in range(n):
-                u[i] += change * root[i]
         done = sweep + 1
         if sweep == 0:
             first = last
         elif last <= stop * first:
             break
-    return shift, first, last, done
+    return sums, first, last, done
 
 
 @njit(cache=True, nogil=True, error_model="numpy", fastmath=_SHORT)
-def compact_csc(data, indices, indptr, W, root, mu, part, places, starts, H):
-    """Copy the columns W, times `root` by rows, one after the other; H their squares and `mu`.
+def compact_csc(data, indices, indptr, W, root, total, mu, part, places, starts, H, means):
+    """Copy the columns W, times `root` by rows, one after the other, with their :func:`centred`.
 
-    Cost: 2 flops an entry of W.
+    Cost: 4 flops an entry of W.
     """
     at = 0
     for k in range(W.size):
         starts[k] = at
-        total = 0.0
+        square, mean = 0.0, 0.0
         for e in range(indptr[W[k]], indptr[W[k] + 1]):
             i = indices[e]
-            value = float(data[e]) * root[i]
-            part[at], places[at] = value, i
-            total += value * value
+            part[at], places[at] = float(data[e]) * root[i], i
+            value = float(part[at])
+            square += value * value
+            mean += value * root[i]
             at += 1
-        H[k] = total + mu
+        H[k], means[k] = centred(square, mean, total, mu)
     starts[W.size] = at
 
 
 @njit(cache=True, nogil=True, error_model="numpy", fastmath=_SHORT)
 def sweeps_csc(
-    part, places, starts, c, x, H, limits, mu, positive, root, u, intercept, total, slope,
-    shift, count, stop,
-):  # fmt: skip
+    part, places, starts, c, x, H, means, limits, mu, positive, root, u, total, sums, count, stop
+):
     """Coordinate descent on the quadratic model over compact columns, in place on x and u.
+
+    The intercept follows every coefficient to its best value: columns act as if centred.
 
     Parameters
     ----------
-    part, places, starts, H
+    part, places, starts, H, means
         See :func:`compact_csc`.
     c, limits : ndarray
-        Derivatives of the loss by the coefficients where the model was made, and their weights.
+        Derivatives of the loss by the coefficients where the model was made, the intercept being
+        best, and their weights.
     x : ndarray
         Coefficients.
     mu, positive
         See the module.
     root, u : ndarray of shape (n,)
-        Roots of the curvatures h; ``root * (X (x - w) + shift)``.
-    intercept, total, slope, shift
-        Whether there is an intercept, the sum of h, the derivative by it, its change so far.
+        Roots of the curvatures h; ``root * (X (x - w))``.
+    total, sums : float
+        Sum of h, or 0 without an intercept; ``root' u``.
     count, stop
         Sweeps at most; it stops when the decrease of one is below `stop` of that of the first of
         this call.
 
     Returns
     -------
-    shift, first, last : float
-        New change of the intercept; sums of ``H * change^2`` in the first and the last sweep.
+    sums, first, last : float
+        The new one; sums of ``H * change^2`` in the first and the last sweep.
     done : int
         Sweeps.
     """
@@ -333,12 +360,14 @@ def sweeps_csc(
     for sweep in range(count):
         last = 0.0
         for k in range(x.size):
-            if H[k] <= 0.0:
-                continue
-            derivative = c[k] + mu * x[k]
+            derivative = c[k] + mu * x[k] - means[k] * sums
             for e in range(starts[k], starts[k + 1]):
                 derivative += float(part[e]) * u[places[e]]
             a = H[k] * x[k] - derivative
+            if H[k] <= 0.0:  # nothing but the penalty
+                a = 0.0
+                if x[k] == 0.0 or limits[k] == 0.0:
+                    continue
             limit = limits[k]
             new = 0.0
             if a > limit:
@@ -349,23 +378,15 @@ def sweeps_csc(
             if change != 0.0:
                 x[k] = new
                 last += H[k] * change * change
+                sums += change * total * means[k]
                 for e in range(starts[k], starts[k + 1]):
                     u[places[e]] += change * float(part[e])
-        if intercept and total > 0.0:
-            derivative = slope
-            for i in range(u.size):
-                derivative += root[i] * u[i]
-            change = -derivative / total
-            shift += change
-            last += total * change * change
-            for i in range(u.size):
-                u[i] += change * root[i]
         done = sweep + 1
         if sweep == 0:
             first = last
         elif last <= stop * first:
             break
-    return shift, first, last, done
+    return sums, first, last, done
 
 
 @njit(cache=True, nogil=True, error_model="numpy", fastmath=_FAST)
@@ -450,8 +471,8 @@ def row_work(indices, indptr, W, counts):
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def gram_rows(data, indices, indptr, slot, h, intercept, G):
-    """Add up ``X_W' diag(h) X_W`` in the upper triangle of G, from rows.
+def gram_rows(data, indices, indptr, slot, h, G, sums):
+    """Add up ``X_W' diag(h) X_W`` in the upper triangle of G, and ``X_W' h``, from rows.
 
     Parameters
     ----------
@@ -461,15 +482,13 @@ def gram_rows(data, indices, indptr, slot, h, intercept, G):
         Places of columns in G, rising, -1 for those that are not in W.
     h : ndarray of shape (n,)
         Weights of rows.
-    intercept : bool
-        Whether the last place is a column of ones.
-    G : ndarray of shape (m, m)
+    G, sums : ndarray of shape (m, m), (m,)
         Overwritten.
     """
-    m = G.shape[0]
     G[:] = 0.0
-    places = np.empty(m, np.int64)
-    values = np.empty(m)
+    sums[:] = 0.0
+    places = np.empty(sums.size, np.int64)
+    values = np.empty(sums.size)
     for i in range(h.size):
         count = 0
         for e in range(indptr[i], indptr[i + 1]):
@@ -477,47 +496,48 @@ def gram_rows(data, indices, indptr, slot, h, intercept, G):
             if place >= 0:
                 places[count], values[count] = place, float(data[e])
                 count += 1
-        if intercept:
-            places[count], values[count] = m - 1, 1.0
-            count += 1
         for a in range(count):
             weighted = h[i] * values[a]
             row = places[a]
+            sums[row] += weighted
             for b in range(a, count):
                 G[row, places[b]] += weighted * values[b]
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def finish_gram(G, mu, intercept, H):
-    """Mirror the upper triangle, add the ridge term, scale to a diagonal of 1; H gets the old one.
+def finish_gram(G, sums, total, mu, H, means):
+    """Mirror the upper triangle, centre, add the ridge term, and scale to a diagonal of 1.
 
-    Columns of zeros get a diagonal of 0.
+    Parameters
+    ----------
+    G : ndarray of shape (m, m)
+        Products of columns; columns that are constant get a diagonal of 0.
+    sums, total : ndarray, float
+        Weighted sums of columns, and of weights, 0 without an intercept.
+    mu : float
+        Ridge term.
+    H, means : ndarray of shape (m,)
+        What :func:`centred` returns.
     """
     m = G.shape[0]
     for a in range(m):
-        H[a] = G[a, a] + (0.0 if intercept and a == m - 1 else mu)
+        H[a], means[a] = centred(G[a, a], sums[a], total, mu)
     for a in range(m):
         for b in range(a + 1, m):
             scale = math.sqrt(H[a]) * math.sqrt(H[b])
-            value = G[a, b] / scale if scale > 0.0 else 0.0
+            value = (G[a, b] - total * means[a] * means[b]) / scale if scale > 0.0 else 0.0
             G[a, b] = value
             G[b, a] = value
         G[a, a] = 1.0 if H[a] > 0.0 else 0.0
 
 
 @njit(cache=True, nogil=True, error_model="numpy", fastmath=_FAST)
-def gather_scaled(X, S, h, H, intercept, total, A):
-    """Write the columns S, times the root of h, over the root of their curvature H, into A."""
-    n = h.size
-    root = np.sqrt(h)
+def gather_scaled(X, S, root, H, means, A):
+    """Write the columns S less their means, times `root`, over the root of their H, into A."""
     for k in range(S.size):
         factor = 1.0 / math.sqrt(H[k]) if H[k] > 0.0 else 0.0
-        for i in range(n):
-            A[i, k] = root[i] * float(X[i, S[k]]) * factor
-    if intercept:
-        factor = 1.0 / math.sqrt(total) if total > 0.0 else 0.0
-        for i in range(n):
-            A[i, S.size] = root[i] * factor
+        for i in range(root.size):
+            A[i, k] = root[i] * (float(X[i, S[k]]) - means[k]) * factor
 
 
 @njit(cache=True, nogil=True, error_model="numpy", fastmath=_FAST)
@@ -531,9 +551,9 @@ def gram_descent(G, q, x, limits, positive, cap, stable, accuracy):
     q, x : ndarray of shape (m,)
         Gradient, in the dtype of G, and coefficients; updated.
     limits : ndarray of shape (m,)
-        Weights of absolute values; negative: no penalty and no bound.
+        Weights of absolute values.
     positive : bool
-        Whether the other coefficients stay at least 0.
+        Whether coefficients stay at least 0.
     cap, stable : int
         Sweeps at most; it also stops when no sign changed for that many sweeps.
     accuracy : float
@@ -556,12 +576,9 @@ def gram_descent(G, q, x, limits, positive, cap, stable, accuracy):
             old = x[k]
             u = old - q[k]
             limit = limits[k]
-            if limit < 0.0:
-                new = u
-            else:
-                new = u - limit if u > limit else 0.0
-                if u < -limit and not positive:
-                    new = u + limit
+            new = u - limit if u > limit else 0.0
+            if u < -limit and not positive:
+                new = u + limit
             change = new - old
             if change != 0.0:
                 same &= (new > 0.0) == (old > 0.0) and (new < 0.0) == (old < 0.0)

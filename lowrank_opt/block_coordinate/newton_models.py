@@ -98,9 +98,9 @@ class Design:
         return bool(work <= factor * _WORTH * entries)
 
     def gram(
-        self, W: NDArray[Any], h: NDArray[Any], H: Any, mu: float, intercept: bool, dtype: Any
-    ) -> tuple[NDArray[Any], NDArray[Any]]:
-        """Return products of the columns W, weighted with h, and scaled to ones in the diagonal.
+        self, W: NDArray[Any], h: NDArray[Any], total: float, mu: float, given: Any, dtype: Any
+    ) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any]]:
+        """Return products of the columns W, weighted with h, scaled to ones in the diagonal.
 
         Parameters
         ----------
@@ -108,37 +108,36 @@ class Design:
             Columns, rising.
         h : ndarray of shape (n,)
             Weights of rows.
-        H : ndarray or None
-            Weighted squares of the columns, `mu` included; dense designs need them.
+        total : float
+            Their sum if the columns are to be centred, else 0.
         mu : float
             Ridge term.
-        intercept : bool
-            Whether a column of ones comes last.
+        given : tuple of ndarray, or None
+            The other two results, which dense designs need.
         dtype : dtype
             What dense products are made in.
 
         Returns
         -------
-        G, H : ndarray
-            The matrix, and its diagonal before it was scaled.
+        G, H, means : ndarray
+            The matrix, its diagonal before it was scaled, and the means.
         """
-        m = W.size + intercept
+        m = W.size
         if self.sparse:
             if self._slot is None:
                 self._slot = np.full(self.X.shape[1], -1, np.int64)
-            self._slot[W] = np.arange(W.size)
-            G, H = np.empty((m, m)), np.empty(m)
-            kernels.gram_rows(*self.rows, self._slot, h, intercept, G)
+            self._slot[W] = np.arange(m)
+            G, sums, H, means = np.empty((m, m)), np.empty(m), np.empty(m), np.empty(m)
+            kernels.gram_rows(*self.rows, self._slot, h, G, sums)
             self._slot[W] = -1
-            kernels.finish_gram(G, mu, intercept, H)
-            return G, H
-        total = float(h.sum()) if intercept else 0.0
+            kernels.finish_gram(G, sums, total, mu, H, means)
+            return G, H, means
+        H, means = given
         A = np.empty((self.X.shape[0], m), dtype, order="F")
-        kernels.gather_scaled(self.X, W, h, H, intercept, total, A)
+        kernels.gather_scaled(self.X, W, np.sqrt(h), H, means, A)
         G = A.T @ A
-        H = np.append(H, total) if intercept else H
         np.fill_diagonal(G, H > 0)
-        return G, H
+        return G, H, means
 
 
 def minimise(solver: Any, problem: Any, state: Any, work: Any, W: NDArray[Any]) -> Step:
@@ -163,13 +162,19 @@ def minimise(solver: Any, problem: Any, state: Any, work: Any, W: NDArray[Any]) 
     mode = solver.gram
     work.single = solver.tol >= _SINGLE and not state.precise
     dtype = np.float32 if work.single and not design.sparse else np.float64
-    if design.sparse and mode != "never" and (
-        mode == "always" or (W.size <= _COLUMNS and design.worth(W, state.support))
-    ):  # fmt: skip
-        slopes = state.c[W] + form.mu * old
-        shift = _gram_form(solver, state, work, W, x, slopes, None, work.slopes, intercept, dtype)
-        return Step(x, x - old, shift)
-    local = _Sweeps(problem, state, work, W, x)
+    total = float(work.h.sum()) if intercept else 0.0
+    free = work.slopes if total > 0 else 0.0
+    rest = 0.0 if form.gap else free  # the dual point of a gap is balanced
+    if (
+        design.sparse
+        and mode != "never"
+        and (mode == "always" or (W.size <= _COLUMNS and design.worth(W, state.support)))
+    ):
+        G, H, means = design.gram(W, work.h, total, form.mu, None, dtype)
+        slopes = state.c[W] - rest * means + form.mu * old
+        _gram_form(solver, state, G, H, slopes, form.limits[W], form.positive, x)
+        return Step(x, x - old, _follow(x - old, means, free, total))
+    local = _Sweeps(state, work, W, x, total, rest)
     early = mode == "always" or (mode == "auto" and not design.sparse)
     start, last, done = local.run(_FIRST if early else _SWEEPS, _PART)
     if last > _PART * start:
@@ -179,17 +184,21 @@ def minimise(solver: Any, problem: Any, state: Any, work: Any, W: NDArray[Any]) 
             not design.sparse or mode == "always" or design.worth(W[S], S.size, 10.0)
         ):  # fmt: skip
             part = x[S]
-            slopes, slope = local.slopes(S)
-            local.shift += _gram_form(
-                solver, state, work, W[S], part, slopes, local.H[S], slope, intercept, dtype
-            )
+            given = local.H[S], local.means[S]
+            G, H, _ = design.gram(W[S], work.h, total, form.mu, given, dtype)
+            _gram_form(solver, state, G, H, local.slopes(S), local.limits[S], form.positive, part)
             x[S] = part
         elif solver.acceleration == "anderson":
             done += local.run_extrapolated(start, _MORE, _PART)[1]
         elif done < _SWEEPS:
             done += local.run(_SWEEPS - done, _PART)[2]
     state.count(epochs=done)
-    return Step(x, x - old, local.shift)
+    return Step(x, x - old, _follow(x - old, local.means, free, total))
+
+
+def _follow(d: NDArray[Any], means: NDArray[Any], slope: float, total: float) -> float:
+    """Step of the intercept that is best for those of the coefficients."""
+    return -slope / total - float(means @ d) if total > 0 else 0.0
 
 
 class _Sweeps:
@@ -199,32 +208,42 @@ class _Sweeps:
     is read in order.
     """
 
-    def __init__(self, problem: Any, state: Any, work: Any, W: Any, x: Any) -> None:
+    def __init__(
+        self, state: Any, work: Any, W: NDArray[Any], x: NDArray[Any], total: float, rest: float
+    ) -> None:
         design, form = work.design, work.form
-        self.sparse, self.mu, self.x, self.old = design.sparse, form.mu, x, x.copy()
-        self.positive, self.slope, self.shift = form.positive, work.slopes, 0.0
+        self.sparse, self.mu, self.positive = design.sparse, form.mu, form.positive
+        self.x, self.old, self.total, self.sums = x, x.copy(), total, 0.0
         self.root, self.u = np.sqrt(work.h), np.zeros(work.h.size)
-        self.intercept = problem.smooth.fit_intercept
-        self.total = float(work.h.sum()) if self.intercept else 0.0
-        self.c, self.limits = state.c[W], form.limits[W]
-        self.H = np.full(W.size, -1.0)
+        self.limits, self.H, self.means = form.limits[W], np.full(W.size, -1.0), np.zeros(W.size)
         self.columns: Any = (design.X, W)
-        if self.sparse:
-            data, indices, indptr = design.columns
-            entries = int((indptr[W + 1] - indptr[W]).sum())
-            self.columns = (
-                np.empty(entries, np.float32 if work.single else np.float64),
-                np.empty(entries, np.int32),
-                np.empty(W.size + 1, np.int64),
-            )
-            kernels.compact_csc(data, indices, indptr, W, self.root, form.mu, *self.columns, self.H)
+        if self.sparse or total > 0:
+            self._prepare(work, W)
+        self.c = state.c[W] - rest * self.means
+
+    def _prepare(self, work: Any, W: NDArray[Any]) -> None:
+        design = work.design
+        if not self.sparse:
+            kernels.centre_dense(design.X, W, self.root, self.total, self.mu, self.H, self.means)
+            return
+        data, indices, indptr = design.columns
+        entries = int((indptr[W + 1] - indptr[W]).sum())
+        self.columns = (
+            np.empty(entries, np.float32 if work.single else np.float64),
+            np.empty(entries, np.int32),
+            np.empty(W.size + 1, np.int64),
+        )
+        kernels.compact_csc(
+            data, indices, indptr, W, self.root, self.total, self.mu, *self.columns, self.H,
+            self.means,
+        )  # fmt: skip
 
     def run(self, count: int, stop: float) -> tuple[float, float, int]:
         """Sweep; return the first and the last decrease, and the number of sweeps."""
         kernel = kernels.sweeps_csc if self.sparse else kernels.sweeps_dense
-        self.shift, first, last, done = kernel(
-            *self.columns, self.c, self.x, self.H, self.limits, self.mu, self.positive, self.root,
-            self.u, self.intercept, self.total, self.slope, self.shift, count, stop,
+        self.sums, first, last, done = kernel(
+            *self.columns, self.c, self.x, self.H, self.means, self.limits, self.mu,
+            self.positive, self.root, self.u, self.total, self.sums, count, stop,
         )  # fmt: skip
         return first, last, done
 
@@ -241,15 +260,13 @@ class _Sweeps:
                 points = [self._copy()]
         return last, done
 
-    def _copy(self) -> tuple[NDArray[Any], NDArray[Any], float]:
-        return self.x.copy(), self.u.copy(), self.shift
+    def _copy(self) -> tuple[NDArray[Any], NDArray[Any]]:
+        return self.x.copy(), self.u.copy()
 
     def _extrapolate(self, points: list[Any]) -> None:
         """Take the combination of points whose change is smallest, if it lowers the model."""
-        root, total = np.sqrt(np.maximum(self.H, 0.0)), np.sqrt(self.total)
-        changes = np.array(
-            [np.append(root * (b[0] - a[0]), total * (b[2] - a[2])) for a, b in pairwise(points)]
-        )
+        root = np.sqrt(np.maximum(self.H, 0.0))
+        changes = np.array([root * (b[0] - a[0]) for a, b in pairwise(points)])
         K = changes @ changes.T
         K[np.diag_indices(len(K))] += 1e-12 * np.trace(K)
         try:
@@ -259,51 +276,44 @@ class _Sweeps:
         if not np.isfinite(weights).all() or weights.sum() == 0:
             return
         weights /= weights.sum()
-        x, u, shift = (
-            sum(t * p[i] for t, p in zip(weights, points[1:], strict=True)) for i in range(3)
-        )
+        x, u = (sum(t * p[i] for t, p in zip(weights, points[1:], strict=True)) for i in (0, 1))
         if self.positive and (x < 0).any():
             return
-        if self._value(x, u, shift) < self._value(self.x, self.u, self.shift):
-            self.x[:], self.u[:], self.shift = x, u, float(shift)
+        if self._value(x, u) < self._value(self.x, self.u):
+            self.x[:], self.u[:] = x, u
+            self.sums = float(self.root @ u) if self.total > 0 else 0.0
 
-    def _value(self, x: Any, u: Any, shift: float) -> float:
-        """Value of the model."""
-        value = float(self.c @ (x - self.old)) + self.slope * shift + 0.5 * float(u @ u)
+    def _value(self, x: Any, u: Any) -> float:
+        """Value of the model, the intercept being best."""
+        value = float(self.c @ (x - self.old)) + 0.5 * float(u @ u)
+        if self.total > 0:
+            value -= 0.5 * float(self.root @ u) ** 2 / self.total
         return value + float(self.limits @ np.abs(x)) + 0.5 * self.mu * float(x @ x)
 
-    def slopes(self, S: NDArray[Any]) -> tuple[NDArray[Any], float]:
-        """Return derivatives of the smooth part of the model by the coefficients S, intercept."""
+    def slopes(self, S: NDArray[Any]) -> NDArray[Any]:
+        """Return derivatives of the smooth part of the model by the coefficients S."""
         q = np.empty(S.size)
         if self.sparse:
             kernels.model_gradient_csc(*self.columns, S, self.u, q)
         else:
             X, W = self.columns
             kernels.model_gradient_dense(X, W[S], self.root * self.u, q)
-        q += self.c[S] + self.mu * self.x[S]
-        slope = self.slope + float(self.root @ self.u) if self.intercept else 0.0
-        return q, slope
+        q += self.c[S] + self.mu * self.x[S] - self.means[S] * self.sums
+        return q
 
 
 def _gram_form(
-    solver: Any, state: Any, work: Any, W: NDArray[Any], x: NDArray[Any], slopes: NDArray[Any],
-    H: Any, slope: float, intercept: bool, dtype: Any,
-) -> float:  # fmt: skip
-    """Minimise over W from x, in place, with these slopes of the model; return the shift."""
-    form = work.form
-    G, H = work.design.gram(W, work.h, H, form.mu, intercept, dtype)
+    solver: Any, state: Any, G: Any, H: NDArray[Any], slopes: NDArray[Any], limits: NDArray[Any],
+    positive: bool, x: NDArray[Any],
+) -> None:  # fmt: skip
+    """Minimise the model with these slopes at x, in place."""
     root = np.sqrt(H)
     inverse = np.where(root > 0, 1.0 / np.where(root > 0, root, 1.0), 0.0)
-    limits = form.limits[W] * inverse[: W.size]
-    q, scaled = slopes * inverse[: W.size], x * root[: W.size]
-    if intercept:
-        limits, scaled = np.append(limits, -1.0), np.append(scaled, 0.0)
-        q = np.append(q, slope * inverse[-1])
+    scaled = x * root
     moving = scaled.copy()
-    _solve(solver, state, G, q, moving, limits, form.positive)
-    changed = moving[: W.size] != scaled[: W.size]
-    x[changed] = moving[: W.size][changed] * inverse[: W.size][changed]
-    return float(moving[-1] * inverse[-1]) if intercept else 0.0
+    _solve(solver, state, G, slopes * inverse, moving, limits * inverse, positive)
+    changed = moving != scaled
+    x[changed] = moving[changed] * inverse[changed]
 
 
 def _solve(
@@ -334,14 +344,14 @@ def _newton(
     """Newton step of what is not 0, at its signs, in place; return whether it solves the model."""
     from scipy.linalg import lapack
 
-    S = np.flatnonzero(((x != 0) | (limits < 0)) & (np.diagonal(G) > 0))
+    S = np.flatnonzero((x != 0) & (np.diagonal(G) > 0))
     if S.size == 0:
         return False
     state.count(factorizations=1)
     A = G[np.ix_(S, S)]
     single = A.dtype == np.float32
     factor, solve = (lapack.spotrf, lapack.spotrs) if single else (lapack.dpotrf, lapack.dpotrs)
-    part, limit = x[S], np.maximum(limits[S], 0.0)
+    part, limit = x[S], limits[S]
     slope = q[S] + limit * np.sign(part)
     ridge = 1e-6 if single else 1e-11
     for _ in range(4):
@@ -357,7 +367,7 @@ def _newton(
     if not np.isfinite(d).all():
         return False
     new = part + d
-    bad = (new * part < 0) & (limits[S] >= 0)
+    bad = (new * part < 0) & ((limit > 0) | positive)
     if bad.any():
         clipped = np.where(bad, -part, d)
         change = float(q[S] @ clipped) + 0.5 * float(clipped @ (A @ clipped.astype(A.dtype)))
@@ -371,6 +381,6 @@ def _newton(
         new = np.where(d == -part, 0.0, part + d)
     x[S] = new
     q += G[:, S] @ d.astype(G.dtype)
-    zeros = (x == 0) & (limits >= 0)
+    zeros = (x == 0) & (np.diagonal(G) > 0)
     outward = -q[zeros] if positive else np.abs(q[zeros])
     return not bad.any() and bool((outward <= limits[zeros] * (1.0 + 1e-6)).all())
