@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 
 from lowrank_opt.block_coordinate.plan import BLOCKS, Plan, choose_rules
+from lowrank_opt.block_coordinate.positive import check_finite
 from lowrank_opt.block_coordinate.selection import (
     GREEDY,
     SELECTIONS,
@@ -16,7 +17,7 @@ from lowrank_opt.block_coordinate.selection import (
     plan_gradient,
     singles,
 )
-from lowrank_opt.block_coordinate.updates import UPDATES, check_finite
+from lowrank_opt.block_coordinate.updates import UPDATES
 from lowrank_opt.core.params import COUNT, Interval, StrOptions, make_rng
 from lowrank_opt.core.protocols import HasSmoothPart
 from lowrank_opt.core.solver import Solver
@@ -92,8 +93,9 @@ class BlockCoordinateDescent(Solver):
         "havg" (the same by row sums of the bound of the Hessian), "color" (uncoupled variables),
         "forest" (couplings without cycles), "groups" (those of the penalty), the label of every
         variable, or a list of blocks. "greedy_forest" and "random_forest" find a huge block
-        without cycles in every iteration. "auto": "groups" for ``GroupL1``; "order" for cycles
-        of single variables; else "variable".
+        without cycles in every iteration, "bounded_fill" one whose factor has at most
+        `block_size` (by default 8) entries below the diagonal in a column. "auto": "groups" for
+        ``GroupL1``; "order" for cycles of single variables; else "variable".
     selection : str, default="auto"
         How the next block is found; see the notes. "auto": for quadratics "gsd", with a penalty
         "gs-q"; "cyclic" for fixed blocks and for single variables of a linear model, where a
@@ -247,7 +249,7 @@ class BlockCoordinateDescent(Solver):
         if self.check_every is not None:
             return self.check_every
         choice, smooth = choose_rules(self, problem), problem.smooth
-        if choice.kind in ("color", "forest", "greedy_forest", "random_forest"):
+        if choice.kind in ("color", "forest", "greedy_forest", "random_forest", "bounded_fill"):
             return 1
         passed = -(-smooth.n_variables // choice.size)
         single = choice.size == 1 and choice.kind != "groups"

@@ -9,6 +9,7 @@ import numpy as np
 
 from lowrank_opt.block_coordinate.block_penalty import BlockPenalty
 from lowrank_opt.block_coordinate.partition import PARTITIONS, Partition, make_partition
+from lowrank_opt.block_coordinate.positive import inverse_root
 from lowrank_opt.core.errors import ParameterError
 from lowrank_opt.numerics.penalties import MCP, SCAD, GroupL1, NonNegative
 
@@ -20,9 +21,9 @@ if TYPE_CHECKING:
 __all__ = ["BLOCKS", "Choice", "Plan", "choose_rules"]
 
 # Blocks that are no partition.
-_VARIABLE = ("variable", "greedy_forest", "random_forest")
+_VARIABLE = ("variable", "greedy_forest", "random_forest", "bounded_fill")
 BLOCKS = ("auto", *_VARIABLE, *PARTITIONS)
-_FORESTS = ("greedy_forest", "random_forest")
+_GRAPH = ("greedy_forest", "random_forest", "bounded_fill")
 # Rules that need Lipschitz constants or a bound of the Hessian.
 _BOUNDED_RULES = ("lipschitz", "gsl", "gsd", "gsq", "gsq-iht", "gsq-omp", "gs-r", "gs-q", "gsq-nn")
 _BOUNDED_UPDATES = ("gradient", "matrix", "prox_gradient", "cubic")
@@ -30,6 +31,8 @@ _SMOOTH_UPDATES = ("gradient", "matrix", "newton", "cubic", "forest")
 _SMOOTH_RULES = ("gsq", "gsq-iht", "gsq-omp")
 # The largest dense Hessian of a block that is made without being asked for.
 _DENSE = 500
+# Entries of a column of the factor of a block with bounded fill.
+_FILL = 8
 # Numbers kept in factors of fixed blocks.
 _KEPT = 50_000_000
 
@@ -92,6 +95,8 @@ def choose_rules(solver: Any, problem: Any) -> Choice:
 def _block_size(solver: Any, smooth: Any, penalty: Any, kind: str) -> int:
     n, size = smooth.n_variables, solver.block_size
     if size is None:
+        if kind == "bounded_fill":
+            return _FILL
         plain = penalty is None and not hasattr(smooth, "A")
         return min(n, _DENSE) if plain and kind not in ("groups", "labels") else 1
     if size == "all":
@@ -111,7 +116,7 @@ def is_quadratic(smooth: Any) -> bool:
 
 
 def _auto_selection(smooth: Any, penalty: Any, kind: str, size: int) -> str:
-    if kind in _FORESTS:
+    if kind in _GRAPH:
         return "random" if kind == "random_forest" else "gsd"
     if kind not in ("auto", "variable") or size >= smooth.n_variables:
         return "cyclic"
@@ -125,8 +130,10 @@ def _auto_selection(smooth: Any, penalty: Any, kind: str, size: int) -> str:
 
 
 def _auto_update(smooth: Any, penalty: Any, kind: str, size: int) -> str:
-    if kind in ("forest", "color", *_FORESTS):
-        return "forest" if penalty is None else "prox_newton"
+    if kind in ("forest", "color", *_GRAPH):
+        if penalty is not None:
+            return "prox_gradient"
+        return "exact" if kind == "bounded_fill" else "forest"
     single = size == 1 and kind not in ("groups", "labels")
     if penalty is None:
         if is_quadratic(smooth):
@@ -141,7 +148,7 @@ def _check_selection(
     solver: Any, smooth: Any, penalty: Any, choice: Choice, variable: bool
 ) -> None:
     rule, size, kind = choice.selection, choice.size, choice.kind
-    if kind in _FORESTS:
+    if kind in _GRAPH:
         allowed = ("random",) if kind == "random_forest" else ("gs", "gsd")
         if rule not in allowed:
             raise _refuse(
@@ -169,7 +176,7 @@ def _check_selection(
         )
     if rule == "gsq-nn" and not isinstance(penalty, NonNegative):
         raise _refuse("selection='gsq-nn' is for the penalty NonNegative; 'gs-q' is for any")
-    several = rule in ("gsq-iht", "gsq-omp", "mi") or kind in _FORESTS
+    several = rule in ("gsq-iht", "gsq-omp", "mi") or kind in _GRAPH
     if solver.greedy_refresh > 1 and several:
         raise _refuse(
             f"greedy_refresh={solver.greedy_refresh} with selection={rule!r}, blocks={kind!r}: "
@@ -216,6 +223,8 @@ def _check_update(smooth: Any, penalty: Any, choice: Choice) -> None:
             "update='forest' with blocks='variable': such a block may have a cycle; set "
             "blocks='greedy_forest', 'random_forest' or 'forest'"
         )
+    if rule == "forest" and choice.kind == "bounded_fill":
+        raise _refuse("update='forest' with blocks='bounded_fill': set update='exact'")
 
 
 class Plan:
@@ -289,7 +298,7 @@ class Plan:
     def n_blocks(self) -> int:
         """Blocks of a pass."""
         if self.partition is None:
-            return 1 if self.choice.kind in _FORESTS else -(-self.n // self.size)
+            return 1 if self.choice.kind in _GRAPH else -(-self.n // self.size)
         return len(self.partition.blocks)
 
     @cached_property
@@ -332,6 +341,23 @@ class Plan:
             else:
                 top = _largest_eigenvalue(lambda v: H @ v, b.size)
         return max(top, float(self.lipschitz[b].min()))
+
+    @cached_property
+    def inverse_roots(self) -> list[tuple[NDArray[Any], NDArray[Any], NDArray[Any]]]:
+        """For every size of the fixed blocks: numbers, variables, and R with ``R'R = H_b^-1``."""
+        assert self.partition is not None
+        blocks = self.partition.blocks
+        sizes = np.array([b.size for b in blocks])
+        found = []
+        for size in np.unique(sizes):
+            numbers = np.flatnonzero(sizes == size)
+            variables = np.array([blocks[k] for k in numbers])
+            roots = np.zeros((numbers.size, size, size))
+            for root, b in zip(roots, variables, strict=True):
+                R = inverse_root(self.smooth.block_bound(b))
+                root[: len(R)] = R
+            found.append((numbers, variables, roots))
+        return found
 
     @cached_property
     def largest_eigenvalue(self) -> float:

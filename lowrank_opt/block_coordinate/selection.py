@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from lowrank_opt.block_coordinate.updates import improvement, inverse_root
+from lowrank_opt.block_coordinate.updates import improvement
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -135,17 +135,21 @@ def block_scores(plan: Plan, state: Any) -> NDArray[Any]:
         return np.array([improvement(plan, state, k, b) for k, b in enumerate(blocks)])
     g = plan_gradient(plan, state)
     if rule == "gsq" and plan.singles is None:
-        return np.array([_quadratic_score(plan, k, b, g[b]) for k, b in enumerate(blocks)])
+        return _quadratic_scores(plan, g)
     scores = variable_scores(plan, state.x, g)
     if plan.options.block_norm == "l1" and rule not in ("gs-q", "gsq-nn"):
         scores = np.sqrt(scores)
     return np.bincount(plan.partition.labels, scores, minlength=len(blocks))
 
 
-def _quadratic_score(plan: Plan, k: int, b: NDArray[Any], g: NDArray[Any]) -> float:
-    root = plan.keep("root", k, b.size**2, lambda: inverse_root(plan, b))
-    v = root @ g
-    return float(v @ v)
+def _quadratic_scores(plan: Plan, g: NDArray[Any]) -> NDArray[Any]:
+    """``g_b' H_b^-1 g_b`` of all blocks, those of equal size together."""
+    assert plan.partition is not None
+    scores = np.empty(len(plan.partition.blocks))
+    for numbers, variables, roots in plan.inverse_roots:
+        v = (roots @ g[variables][:, :, None])[:, :, 0]
+        scores[numbers] = np.einsum("kt,kt->k", v, v)
+    return scores
 
 
 def plan_gradient(plan: Plan, state: Any) -> NDArray[Any]:
@@ -318,8 +322,8 @@ def next_block(plan: Plan, state: Any) -> tuple[int, NDArray[Any]]:
     state : DescentState
         Point and products; its place in a cycle, its queue and its generator are moved on.
     """
-    if plan.choice.kind in ("greedy_forest", "random_forest") and plan.partition is None:
-        return -1, _forest(plan, state)
+    if plan.choice.kind in ("greedy_forest", "random_forest", "bounded_fill"):
+        return -1, _graph_block(plan, state)
     if plan.partition is not None:
         k = _fixed(plan, state)
         return k, plan.partition.blocks[k]
@@ -381,12 +385,15 @@ def _variable(plan: Plan, state: Any) -> NDArray[Any]:
     return chosen[:size]
 
 
-def _forest(plan: Plan, state: Any) -> NDArray[Any]:
+def _graph_block(plan: Plan, state: Any) -> NDArray[Any]:
+    """A huge block of the graph that is cheap to solve: without cycles, or with little fill."""
     from lowrank_opt.block_coordinate import forests
     from lowrank_opt.block_coordinate.partition import coupling
 
     matrix = coupling(plan.smooth, f"blocks={plan.choice.kind!r}")
     if plan.choice.kind == "random_forest":
         return forests.random_forest(matrix, state.rng)
-    g = plan_gradient(plan, state)
-    return forests.greedy_forest(matrix, g * g / plan.divisors)
+    scores = variable_scores(plan, state.x, plan_gradient(plan, state))
+    if plan.choice.kind == "bounded_fill":
+        return forests.bounded_fill(matrix, scores, plan.size)
+    return forests.greedy_forest(matrix, scores)

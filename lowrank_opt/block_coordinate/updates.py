@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from lowrank_opt.block_coordinate.positive import factorize, solve_factored, solve_positive
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -20,11 +22,8 @@ if TYPE_CHECKING:
 __all__ = [
     "UPDATES",
     "armijo",
-    "check_finite",
     "cubic_step",
     "improvement",
-    "inverse_root",
-    "solve_positive",
 ]
 
 _EPS = float(np.finfo(np.float64).eps)
@@ -38,67 +37,11 @@ _NEAR = 1e-4
 # The largest block of a sparse quadratic that is factorised as a dense one.
 _DENSE = 300
 
+# Blocks without cycles.
+_FORESTS = ("forest", "color", "greedy_forest", "random_forest")
+
 # (new values of the block, change of the products or None)
 Move = tuple[Any, Any]
-
-
-# -- linear algebra --------------------------------------------------------------------------------
-
-
-def solve_positive(H: NDArray[Any], rhs: NDArray[Any]) -> NDArray[Any]:
-    """Solve with a positive semi-definite matrix: by Cholesky, or the least-norm solution.
-
-    Parameters
-    ----------
-    H : ndarray of shape (m, m)
-        The matrix.
-    rhs : ndarray of shape (m,)
-        Right-hand side.
-    """
-    return _solve(_factorize(H), rhs)
-
-
-def _solve(factor: tuple[str, Any], rhs: NDArray[Any]) -> NDArray[Any]:
-    kind, parts = factor
-    if kind == "cholesky":
-        from scipy.linalg import cho_solve
-
-        return np.asarray(cho_solve((parts, True), rhs, check_finite=False))
-    values, vectors = parts
-    return np.asarray(vectors @ ((vectors.T @ rhs) / values))
-
-
-def _factorize(H: NDArray[Any]) -> tuple[str, Any]:
-    """A Cholesky factor, or the positive part of the spectrum of a singular matrix."""
-    check_finite(H, "the Hessian")
-    from scipy.linalg import lapack
-
-    factor, info = lapack.dpotrf(H, lower=1)
-    diagonal = H.diagonal()
-    if info == 0 and (factor.diagonal() ** 2 > 1e-14 * H.shape[0] * diagonal).all():
-        return "cholesky", factor
-    values, vectors = np.linalg.eigh(H)
-    kept = values > 1e-13 * H.shape[0] * max(float(values[-1]), 0.0)
-    return "spectrum", (values[kept], vectors[:, kept])
-
-
-def inverse_root(plan: Plan, b: NDArray[Any]) -> NDArray[Any]:
-    """Return R with ``R'R`` the inverse of the bound of the Hessian of a block.
-
-    Parameters
-    ----------
-    plan : Plan
-        Rules and problem.
-    b : ndarray
-        The block.
-    """
-    kind, parts = _factorize(plan.smooth.block_bound(b))
-    if kind == "cholesky":
-        from scipy.linalg import solve_triangular
-
-        return np.asarray(solve_triangular(parts, np.eye(b.size), lower=True))
-    values, vectors = parts
-    return (vectors / np.sqrt(values)).T
 
 
 # -- line searches ---------------------------------------------------------------------------------
@@ -201,16 +144,16 @@ def _matrix(plan: Plan, state: Any, k: int, b: NDArray[Any], g: NDArray[Any]) ->
     if coupling is not None:
         from lowrank_opt.block_coordinate import forests
 
-        if plan.choice.kind in ("forest", "color", "greedy_forest", "random_forest"):
+        if plan.choice.kind in _FORESTS:
             return _forest(plan, state, k, b, g)
         if b.size > _DENSE:
-            return state.x[b] - forests.solve_sparse_block(coupling, g, b), None
+            return _with_products(plan, state, b, -forests.solve_sparse_block(coupling, g, b))
 
-    def make() -> tuple[str, Any]:
-        return _factorize(plan.smooth.block_bound(b))
+    def make() -> Any:
+        return factorize(plan.smooth.block_bound(b))
 
     factor = plan.keep("factor", k, b.size**2, make)
-    return state.x[b] - _solve(factor, g), None
+    return state.x[b] - solve_factored(factor, g), None
 
 
 def _forest(plan: Plan, state: Any, k: int, b: NDArray[Any], g: NDArray[Any]) -> Move:
@@ -219,7 +162,16 @@ def _forest(plan: Plan, state: Any, k: int, b: NDArray[Any], g: NDArray[Any]) ->
 
     matrix = plan.smooth.coupling
     forest = plan.keep("forest", k, 7 * b.size, lambda: Forest.of(matrix, b).factor(matrix))
-    return state.x[b] - forest.solve(g), None
+    return _with_products(plan, state, b, -forest.solve(g))
+
+
+def _with_products(plan: Plan, state: Any, b: NDArray[Any], d: NDArray[Any]) -> Move:
+    """New values, and for huge blocks the products: rows need not be taken out of the matrix."""
+    if 4 * b.size < plan.n:
+        return state.x[b] + d, None
+    step = np.zeros(plan.n)
+    step[b] = d
+    return state.x[b] + d, plan.smooth.start(step)
 
 
 def _newton(plan: Plan, state: Any, k: int, b: NDArray[Any], g: NDArray[Any]) -> Move:
@@ -505,17 +457,3 @@ def improvement(plan: Plan, state: Any, k: int, b: NDArray[Any]) -> float:
         if before - now <= 1e-14 * abs(before):
             break
     return start - now
-
-
-def check_finite(values: NDArray[Any], what: str) -> None:
-    """Raise if numbers of a block are not finite, before they spoil the point.
-
-    Parameters
-    ----------
-    values : ndarray
-        Numbers.
-    what : str
-        What they are, for the message.
-    """
-    if not np.isfinite(values).all():
-        raise np.linalg.LinAlgError(f"{what} of a block is not finite")

@@ -252,7 +252,8 @@ class TestSmoothProblems:
 
 class TestMessagePassing:
     @pytest.mark.parametrize(
-        "blocks", ["forest", "color", "greedy_forest", "random_forest", "variable", "order"]
+        "blocks",
+        ["forest", "color", "greedy_forest", "random_forest", "bounded_fill", "variable", "order"],
     )
     def test_all_blocks_lead_to_the_solution(self, blocks):
         problem = chain(60)
@@ -269,6 +270,24 @@ class TestMessagePassing:
             assert result.nit == 1
             expected = np.linalg.solve(A.toarray(), problem.b)
             np.testing.assert_allclose(result.x, expected, rtol=1e-10)
+
+    @pytest.mark.parametrize("blocks", ["color", "forest", "greedy_forest", "bounded_fill"])
+    def test_blocks_of_the_graph_work_with_a_penalty(self, blocks):
+        problem = CompositeProblem(chain(60), L1(0.3))
+        expected = solve(problem, tol=1e-12).x
+        np.testing.assert_allclose(solve(problem, blocks=blocks).x, expected, atol=1e-8)
+
+    def test_bounded_fill_lies_between_forests_and_all_variables(self):
+        problem = chain(60)
+        sizes = []
+        for fill in (1, 3, 60):
+            plan_state = BlockCoordinateDescent(blocks="bounded_fill", block_size=fill)
+            state = plan_state.init(problem, np.ones(60))
+            plan_state.step(problem, state)
+            sizes.append(np.count_nonzero(state.x != 1.0))
+            b = np.flatnonzero(state.x != 1.0)
+            np.testing.assert_allclose(problem.gradient(state.x)[b], 0.0, atol=1e-9)
+        assert sizes[0] < sizes[1] < sizes[2] == 60
 
     def test_greedy_trees_need_fewer_updates_than_colours(self):
         problem = chain(200)

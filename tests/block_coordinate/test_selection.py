@@ -150,6 +150,23 @@ class TestFixedBlocks:
                 gap = np.diag(expected[b]) - problem.A[np.ix_(b, b)]
                 assert np.linalg.eigvalsh(gap)[0] >= -1e-10
 
+    @pytest.mark.parametrize("kind", ["dense", "sparse", "part", "model"])
+    def test_constants_of_large_blocks_are_just_above_the_largest_eigenvalue(self, kind):
+        rng = np.random.default_rng(0)
+        M = rng.standard_normal((300, 420)) * (rng.random((300, 420)) < 0.05)
+        A = M.T @ M + np.eye(420)
+        problem = {
+            "dense": QuadraticProblem(A),
+            "sparse": QuadraticProblem(sp.csr_array(A)),
+            "part": QuadraticProblem(sp.csr_array(A)),
+            "model": GLMProblem(M, np.ones(300), l2=1.0),
+        }[kind]
+        size = 210 if kind == "part" else 420
+        plan, _, _ = start(problem, selection="cyclic", update="gradient", blocks="order",
+                           block_size=size)  # fmt: skip
+        top = np.linalg.eigvalsh(A[:size, :size])[-1]
+        assert top <= plan.block_lipschitz[0] <= 1.001 * top
+
     def test_singular_blocks_are_scored_by_the_pseudo_inverse(self):
         X = np.random.default_rng(0).standard_normal((30, 4))
         problem = GLMProblem(np.hstack([X, X]), np.arange(30.0))

@@ -13,7 +13,8 @@ from lowrank_opt.block_coordinate import (
     GLMProblem,
     QuadraticProblem,
 )
-from lowrank_opt.block_coordinate.updates import UPDATES, armijo, cubic_step, solve_positive
+from lowrank_opt.block_coordinate.positive import solve_positive
+from lowrank_opt.block_coordinate.updates import UPDATES, armijo, cubic_step
 from lowrank_opt.core import ParameterError
 from lowrank_opt.numerics import (
     L1,
