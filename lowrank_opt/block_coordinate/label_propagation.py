@@ -34,6 +34,8 @@ _FLOATS = [np.float64, np.float32]
 _AFFINITIES = ("knn", "rbf", "precomputed")
 # Graphs with more than this share of all edges are solved as dense ones.
 _DENSE = 0.25
+# Edges whose weight is less than this part of the weights of both of their points are left out.
+_NEGLIGIBLE = 1e-10
 # How far affinities may be from symmetric, relative to the largest.
 _SYMMETRY = {8: 1e-10, 4: 1e-5}
 # Numbers in a block of distances.
@@ -80,12 +82,13 @@ class LabelPropagation(CallbackSupportMixin, ClassifierMixin, BaseEstimator):
     solver : str or Solver, default="auto"
         "forest": block coordinate descent on a partition of the graph into forests, each solved
         exactly by message passing; "color": the same on colour classes; "conjugate_gradients":
-        with the degrees as preconditioner; "direct": one dense factorisation for every class;
-        "auto": "direct" where the graph has more than a quarter of all edges, else
-        "conjugate_gradients". Or the name or an instance (it is cloned) of a solver for
-        :class:`~lowrank_opt.block_coordinate.QuadraticProblem`.
+        with the degrees as preconditioner; "direct": one factorisation, sparse or dense, for
+        every class; "auto": "direct" for "rbf" and where the graph has more than a quarter of
+        all edges, else "conjugate_gradients". Or the name or an instance (it is cloned) of a
+        solver for :class:`~lowrank_opt.block_coordinate.QuadraticProblem`.
     tol : float, default=1e-6
-        Tolerance of the solver: largest derivative, over the largest pull of labels on a point.
+        Tolerance of the solver: largest derivative, over the largest pull of labels on a point,
+        both by variables scaled by roots of degrees.
     max_iter : int or None, default=None
         Limit on iterations of the solver; ``None``: the solver's own.
     n_threads : int or None, default=None
@@ -104,8 +107,9 @@ class LabelPropagation(CallbackSupportMixin, ClassifierMixin, BaseEstimator):
     X_ : array of shape (n_samples, n_features)
         The fitted points; with precomputed weights these.
     result_ : Result or None
-        Result of the solver, of a point with one column for every class but the last, one after
-        the other; ``None`` if no point had to be labelled.
+        Result of the solver. Its point has the columns of all classes but the last, one after
+        the other, times the root of the degree of every unlabelled point; ``None`` if there was
+        nothing to solve.
     n_iter_ : int
         Iterations, at least 1.
     n_features_in_ : int
@@ -122,8 +126,10 @@ class LabelPropagation(CallbackSupportMixin, ClassifierMixin, BaseEstimator):
     ``predict`` gives a new point the mean of the rows of its nearest neighbours, or of all by
     their weights; for fitted points use ``transduction_``.
 
-    With weights of very different sizes the solver's tolerance says little about points that are
-    attached by small ones; use "direct" for these.
+    An edge of less than 1e-10 of the sum of the weights of either of its points counts as none:
+    clusters joined by such edges only are components. Points all of whose weights are that small
+    against those of other points, as of stragglers where `gamma` is too large, are labelled to
+    the solver's tolerance and rounding only, which may mean little for them.
 
     References
     ----------
@@ -136,11 +142,11 @@ class LabelPropagation(CallbackSupportMixin, ClassifierMixin, BaseEstimator):
     --------
     >>> import numpy as np
     >>> from lowrank_opt.block_coordinate import LabelPropagation
-    >>> X = np.array([[0.0], [1.0], [2.0], [3.0], [4.0]])
-    >>> model = LabelPropagation(n_neighbors=3).fit(X, [0, -1, -1, -1, 1])
+    >>> X = np.arange(6.0)[:, None]
+    >>> model = LabelPropagation(n_neighbors=3).fit(X, [0, -1, -1, -1, -1, 1])
     >>> model.transduction_.tolist()
-    [0, 0, 0, 1, 1]
-    >>> LabelPropagation(n_neighbors=3).fit(X, ["a", None, None, None, "b"]).predict([[9.0]])
+    [0, 0, 0, 1, 1, 1]
+    >>> LabelPropagation(n_neighbors=3).fit(X, ["a", None, None, None, None, "b"]).predict([[9.0]])
     array(['b'], dtype=object)
     """
 
@@ -223,11 +229,16 @@ class LabelPropagation(CallbackSupportMixin, ClassifierMixin, BaseEstimator):
     def _solved(self, X: Any, A: Any, B: Any, start: Any) -> NDArray[Any]:
         """Solve ``A F = B``, whose columns sum up to ones: all but one, as one problem."""
         columns = B.shape[1] - 1
+        # In units in which every point has the degree 1: rounding and tolerance then mean the same
+        # for points that are attached by large and by small weights.
+        roots = np.sqrt(A.diagonal())
+        A = _scaled(A, 1.0 / roots)
         many = sparse.kron(sparse.eye_array(columns), A, format="csr") if columns > 1 else A
-        problem = QuadraticProblem(many, B[:, :columns].T.ravel())
+        problem = QuadraticProblem(many, (B[:, :columns] / roots[:, None]).T.ravel())
+        start = start * roots[:, None]
         solver = self.solver
         if isinstance(solver, str) and solver == "auto":
-            dense = A.nnz > _DENSE * A.shape[0] ** 2
+            dense = self.affinity == "rbf" or A.nnz > _DENSE * A.shape[0] ** 2
             # Ten times as fast as forests on graphs of neighbours, which are badly conditioned.
             solver = "direct" if dense else "conjugate_gradients"
         limit = {} if self.max_iter is None else {"max_iter": self.max_iter}
@@ -249,7 +260,7 @@ class LabelPropagation(CallbackSupportMixin, ClassifierMixin, BaseEstimator):
         self.result_ = run_solver(self, solver, problem, X=X, x0=start[:, :columns].T.ravel())
         self.n_iter_ = max(1, self.result_.nit)
         F = np.empty(B.shape)
-        F[:, :columns] = self.result_.x.reshape(columns, -1).T.clip(0.0, 1.0)
+        F[:, :columns] = (self.result_.x.reshape(columns, -1) / roots).T.clip(0.0, 1.0)
         F[:, columns] = (1.0 - F[:, :columns].sum(axis=1)).clip(0.0)
         return F / F.sum(axis=1, keepdims=True)
 
@@ -266,6 +277,8 @@ class LabelPropagation(CallbackSupportMixin, ClassifierMixin, BaseEstimator):
             W = _checked_weights(X)
         rows = np.repeat(np.arange(W.shape[0], dtype=W.indices.dtype), np.diff(W.indptr))
         W.data[rows == W.indices] = 0.0
+        degrees = np.asarray(W.sum(axis=1)).ravel()
+        W.data[W.data < _NEGLIGIBLE * np.minimum(degrees[rows], degrees[W.indices])] = 0.0
         W.eliminate_zeros()
         return W
 
@@ -344,6 +357,13 @@ def _harmonic_system(W: Any, F: Any, labelled: Any, l2: float, prior: Any) -> tu
     A = sparse.csr_array(sparse.diags_array(degrees) - rows[:, places])
     B = rows[:, np.flatnonzero(labelled)] @ F[labelled] + l2 * prior
     return places, A, B
+
+
+def _scaled(A: Any, s: NDArray[Any]) -> Any:
+    """Return ``diag(s) A diag(s)``, exactly symmetric as A is."""
+    rows = np.repeat(np.arange(A.shape[0]), np.diff(A.indptr))
+    low, high = np.minimum(rows, A.indices), np.maximum(rows, A.indices)
+    return sparse.csr_array((A.data * s[low] * s[high], A.indices, A.indptr), shape=A.shape)
 
 
 def _checked_weights(X: Any) -> Any:

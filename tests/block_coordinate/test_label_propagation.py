@@ -170,6 +170,36 @@ def test_components_without_a_label_have_the_shares_of_the_classes(solver):
     np.testing.assert_allclose(nearly, harmonic(W, y, 1e-7), rtol=0, atol=1e-8)
 
 
+@pytest.mark.parametrize("seed", range(4))
+def test_weights_of_all_sizes_are_no_trouble(seed):
+    # Two far clusters with stragglers: weights down to 1e-300, and less.
+    rng = np.random.default_rng(seed)
+    X = np.concatenate([rng.standard_t(2, (150, 2)), rng.standard_t(2, (150, 2)) + 8.0])
+    y = np.full(300, -1)
+    y[[0, 1, 150, 151]] = 0, 0, 1, 1
+    model = LabelPropagation("rbf", gamma=20.0).fit(X, y)
+    assert model.result_.success
+    W = model._graph(X).toarray()
+    F, degrees = model.label_distributions_, W.sum(axis=1)
+    free = (y == -1) & (degrees > 1e-6 * degrees.max())
+    np.testing.assert_allclose(F[free], (W[free] @ F) / degrees[free, None], rtol=0, atol=1e-5)
+    lost = rbf_weights(X, 20.0) - W  # what was left out
+    sums = rbf_weights(X, 20.0).sum(axis=1)
+    assert (lost <= 1.001e-10 * np.minimum.outer(sums, sums)).all()
+    assert (F >= 0).all()
+    assert degrees[degrees > 0].min() < 1e-30
+
+
+def test_clusters_that_hardly_touch_are_components():
+    pair = np.array([[0.0, 1.0], [1.0, 0.0]])
+    W = np.kron(np.eye(2), pair)
+    y = np.array([0, 1, -1, -1])
+    for touch, expected in ((1e-12, [0.5, 0.5]), (1e-6, [1.0, 0.0])):
+        W[0, 2] = W[2, 0] = touch
+        model = LabelPropagation("precomputed", solver="direct").fit(W, y)
+        np.testing.assert_allclose(model.label_distributions_[2:], [expected] * 2, atol=1e-8)
+
+
 def test_strong_regularisation_gives_the_shares_of_the_classes():
     X, y, _ = points()
     F = LabelPropagation(l2=1e9).fit(X, y).label_distributions_[y == -1]
