@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -16,6 +16,8 @@ __all__ = ["Goal", "Model", "solve_model"]
 _GRAM, _NEWTON = 3000, 2000
 # Sweeps between two extrapolations: one more iterate than differences.
 _ANDERSON = 5
+# Turns between the working set and its support in Gram form, before all columns are looked at.
+_TURNS = 4
 
 
 @dataclass
@@ -43,6 +45,8 @@ class Model:
     places: np.ndarray
     grams: np.ndarray
     shift: np.ndarray
+    gram_features: Any = field(default_factory=lambda: np.empty(0, np.int64))
+    gram: Any = field(default_factory=lambda: np.empty((0, 0)))
 
 
 def make_model(view: Any, z: np.ndarray, V: np.ndarray, blocks: Any, damping: float) -> Model:
@@ -138,37 +142,36 @@ def solve_model(
     form = form and not model.P.size
     before = np.inf
     for turn in range(30):
-        trail, previous, was = _sweeps(view, state, model, w, blocks, features, 2 if form else 5)
+        trail, previous, was = _sweeps(
+            view, state, model, w, blocks, features, 2 if form else 5, goal.small
+        )
         decrease, largest = previous
         if largest <= goal.small or decrease == 0.0:
             return
+        if solver.acceleration == "anderson" and len(trail) == _ANDERSON:
+            trail = np.vstack([was[None], trail])
+            _extrapolate(view, model, w, blocks, features, ptr, trail)
         rate = min((decrease / before) ** (0.2 if turn else 1.0), 0.999) if decrease > 0 else 0.0
         if not form and turn and 0.5 * decrease * rate / (1.0 - rate) <= goal.value:
             return
         before = decrease
         if form or (turn >= 3 and rate > 0.7 and solver.gram == "auto" and not model.P.size):
             done = _in_gram_form(solver, view, state, model, w, blocks, goal)
-            if done is not None:
-                if done or turn >= 1:
-                    return
-                form = True
-                continue
-            form = False
-        if solver.acceleration == "anderson" and len(trail) == _ANDERSON:
-            trail = np.vstack([was[None], trail])
-            _extrapolate(view, model, w, blocks, features, ptr, trail)
+            if done is not None and turn >= _TURNS:
+                return
+            form = done is not None
 
 
 def _sweeps(
     view: Any, state: Any, model: Model, w: np.ndarray, blocks: np.ndarray, features: np.ndarray,
-    sweeps: int,
+    sweeps: int, small: float,
 ) -> Any:  # fmt: skip
     trail = np.empty((sweeps if sweeps == _ANDERSON else 0, features.size * view.k))
     was = w[features].ravel()
     done, decrease, largest = kernels.sweep_blocks(
         view.design, blocks, view.order, view.ptr, w, model.V, model.h, model.P, model.a,
-        model.total, shift := np.zeros(view.k), model.inverse, model.bounds, model.places, model.grams, view.rule, view.mu,
-        sweeps, 0.0, trail,
+        model.total, shift := np.zeros(view.k), model.inverse, model.bounds, model.places,
+        model.grams, view.rule, view.mu, sweeps, small, trail,
     )  # fmt: skip
     model.shift += shift
     state.count(epochs=done)
@@ -287,10 +290,12 @@ def _part(view: Any, state: Any, features: np.ndarray) -> np.ndarray:
 
 
 def _products(view: Any, state: Any, model: Model, features: np.ndarray) -> np.ndarray:
-    """``X' diag(h) X`` of some features, centred; kept for the squared loss, whose h is fixed."""
-    if not isinstance(view.smooth.loss, Squared):
-        return _gram(view, model, features, features)
-    known = state.gram_features
+    """``X' diag(h) X`` of some features, centred.
+
+    Products are kept: for the squared loss, whose h is fixed, in the state, else in the model.
+    """
+    held = state if isinstance(view.smooth.loss, Squared) else model
+    known = held.gram_features
     place = np.full(view.p, -1)
     place[known] = np.arange(known.size)
     missing = features[place[features] < 0]
@@ -298,19 +303,19 @@ def _products(view: Any, state: Any, model: Model, features: np.ndarray) -> np.n
         state.count(gram_columns=missing.size)
         if known.size + missing.size > _GRAM:
             known, missing = known[:0], features
-            state.gram = np.empty((0, 0))
+            held.gram = np.empty((0, 0))
         old, new = known.size, known.size + missing.size
         gram = np.empty((new, new), order="F")
-        gram[:old, :old] = state.gram
+        gram[:old, :old] = held.gram
         gram[old:, old:] = _gram(view, model, missing, missing)
         if old:
             cross = _gram(view, model, known, missing)
             gram[:old, old:] = cross
             gram[old:, :old] = cross.T
-        state.gram, state.gram_features = gram, np.concatenate([known, missing])
-        place[state.gram_features] = np.arange(new)
+        held.gram, held.gram_features = gram, np.concatenate([known, missing])
+        place[held.gram_features] = np.arange(new)
     at = place[features]
-    return np.asfortranarray(state.gram[np.ix_(at, at)])
+    return np.asfortranarray(held.gram[np.ix_(at, at)])
 
 
 def _gram(view: Any, model: Model, left: np.ndarray, right: np.ndarray) -> np.ndarray:

@@ -116,6 +116,7 @@ class BlockView:
         else:
             self.dead = np.full(self.n_blocks, bool(np.isinf(limits[0])))
         self.beta = _SMOOTHNESS[type(smooth.loss)]
+        self.graded = -1
 
     def _prepare(self, X: Any, labels: np.ndarray) -> None:
         smooth = self.smooth

@@ -173,7 +173,7 @@ def _evaluate(solver: Any, view: BlockView, state: BlockState) -> None:
 
 def _grade(view: BlockView, state: BlockState, blocks: np.ndarray) -> None:
     view.slack, view.distance = np.zeros(view.n_blocks), np.zeros(view.n_blocks)
-    view.support = np.zeros(view.n_blocks, bool)
+    view.support, view.graded = np.zeros(view.n_blocks, bool), state.nit
     kernels.grade_blocks(
         view.rule, blocks, view.order, view.ptr, state.w, state.c, view.mu, 1.0, view.slack,
         view.distance, view.support,
@@ -206,7 +206,8 @@ def _screen(view: BlockView, state: BlockState, blocks: np.ndarray, radius: floa
 def _choose(solver: Any, view: BlockView, state: BlockState) -> np.ndarray:
     """Return the blocks of the working set, in their order."""
     blocks = np.flatnonzero(state.alive)
-    _grade(view, state, blocks)
+    if view.graded != state.nit:  # a state that was stored
+        _grade(view, state, blocks)
     if not solver.working_set:
         return blocks
     support = view.support[blocks]
@@ -230,10 +231,10 @@ def _choose(solver: Any, view: BlockView, state: BlockState) -> np.ndarray:
 
 def _goal(solver: Any, view: BlockView, state: BlockState) -> Goal:
     if view.gapped:
-        goal = max(0.05 * state.gap, 0.3 * solver.tol * view.problem.scale)
+        goal = max(0.1 * state.gap, 0.3 * solver.tol * view.problem.scale)
         size = float(np.abs(state.w).sum())
         small = goal / size if size > 0 else 0.1 * state.violation
-        return Goal(small, 0.1 * goal)
+        return Goal(small, 0.01 * goal)
     small = max(0.1 * state.violation, 0.3 * solver.tol * view.problem.null_gradient)
     return Goal(small, 0.0)
 
@@ -268,15 +269,14 @@ def _descend(solver: Any, view: BlockView, state: BlockState, blocks: np.ndarray
     model = make_model(view, state.z, slopes.copy(), blocks, state.damping)
     w = state.w.copy()
     solve_model(solver, view, state, model, w, blocks, _goal(solver, view, state))
-    features = features_of(view, blocks)[0]
-    D = w[features] - state.w[features]
-    U = np.zeros_like(state.z) + model.shift[:, None]
-    kernels.add_columns(view.design, features, D, U)
     if isinstance(view.smooth.loss, Squared):
-        state.z += U
-        state.w = w
-        state.b = state.b + model.shift
+        if model.h.size == 0:
+            state.z = view.y + model.V
+        else:
+            state.z += _change(view, state.z, blocks, w - state.w, model.shift)
+        state.w, state.b = w, state.b + model.shift
         return
+    U = _change(view, state.z, blocks, w - state.w, model.shift)
     before = view.rest(state.w)
     slope = float(np.vdot(slopes, U)) + view.rest(w) - before
     if not view.convex:  # the penalty is not above its line: the model itself has to fall
@@ -297,6 +297,14 @@ def _descend(solver: Any, view: BlockView, state: BlockState, blocks: np.ndarray
         state.damping = (full if full > 1e-6 else 0.0) if t == 1.0 else (
             min(max(10.0 * state.damping, 1e-2), 1.0)
         )  # fmt: skip
+
+
+def _change(view: BlockView, z: np.ndarray, blocks: np.ndarray, D: np.ndarray, shift: Any) -> Any:
+    """Change of the predictors for a change of the coefficients of some blocks."""
+    features = features_of(view, blocks)[0]
+    U = np.zeros_like(z) + shift[:, None]
+    kernels.add_columns(view.design, features, np.ascontiguousarray(D[features]), U)
+    return U
 
 
 def point(problem: Any, state: BlockState) -> np.ndarray:

@@ -72,6 +72,11 @@ def column_dot(X, j, v):
     raise NotImplementedError
 
 
+def column_dot_all(X, j, V, out):
+    """Write ``X_j' V[c]`` to ``out[c]``, four outputs at a time."""
+    raise NotImplementedError
+
+
 def column_add(X, j, t, h, v):
     """``v += t h X_j``; an empty `h` is 1."""
     raise NotImplementedError
@@ -112,6 +117,34 @@ def _column_dot(X, j, v):
         for e in range(X.indptr[j], X.indptr[j + 1]):
             total += X.data[e] * v[X.indices[e]]
         return total
+
+    return sparse
+
+
+@overload(column_dot_all, jit_options=_OPTIONS)
+def _column_dot_all(X, j, V, out):
+    if _is_dense(X):
+
+        def dense(X, j, V, out):
+            x = X.values[:, j]
+            whole = V.shape[0] - V.shape[0] % 4
+            for c in range(0, whole, 4):
+                v0, v1, v2, v3 = V[c], V[c + 1], V[c + 2], V[c + 3]
+                t0, t1, t2, t3 = 0.0, 0.0, 0.0, 0.0
+                for i in range(x.size):
+                    t0 += x[i] * v0[i]
+                    t1 += x[i] * v1[i]
+                    t2 += x[i] * v2[i]
+                    t3 += x[i] * v3[i]
+                out[c], out[c + 1], out[c + 2], out[c + 3] = t0, t1, t2, t3
+            for c in range(whole, V.shape[0]):
+                out[c] = column_dot(X, j, V[c])
+
+        return dense
+
+    def sparse(X, j, V, out):
+        for c in range(V.shape[0]):
+            out[c] = column_dot(X, j, V[c])
 
     return sparse
 
@@ -215,8 +248,7 @@ def column_dots(X, V, columns, out):
     """
     for place in range(columns.size):
         j = columns[place]
-        for c in range(V.shape[0]):
-            out[j, c] = column_dot(X, j, V[c])
+        column_dot_all(X, j, V, out[j])
 
 
 @njit(cache=True, nogil=True, error_model="numpy", fastmath=_FAST)
@@ -584,8 +616,9 @@ def sweep_blocks(
                 steps[c] = 1.0 / (bounds[b, c if bounds.shape[1] > 1 else 0] + mu)
             for u in range(m):
                 j = order[first + u]
+                column_dot_all(X, j, V, slope[u])
                 for c in range(k):
-                    g = column_dot(X, j, V[c]) + mu * w[j, c]
+                    g = slope[u, c] + mu * w[j, c]
                     if total > 0:
                         g += shift[c] * a[j]
                     z[u, c] = w[j, c] - steps[c] * g
