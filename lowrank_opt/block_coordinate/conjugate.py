@@ -72,6 +72,7 @@ class ConjugateGradients(Solver):
     """
 
     requires: ClassVar[tuple[type, ...]] = (HasSmoothPart,)
+    blas_threads: ClassVar[int | None] = 1  # inner products: waking threads costs more
 
     def __init__(
         self,
