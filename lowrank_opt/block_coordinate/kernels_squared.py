@@ -388,8 +388,8 @@ def add_columns_csc(data, indices, indptr, s, means, S, d, out):
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def cast_columns(X, roots, means, S, out, first):
-    """Copy the centred columns `S`, rows times `roots` (or nothing), to columns of `out`.
+def cast_columns(X, roots, means, S, factors, out, first):
+    """Copy the centred columns `S`, times `factors`, rows times `roots`, to columns of `out`.
 
     Column k goes to ``out[:, first + k]``. Cost: n len(S) numbers read and written.
     """
@@ -397,12 +397,13 @@ def cast_columns(X, roots, means, S, out, first):
     for k in range(S.size):
         j = S[k]
         m = 0.0 if means.size == 0 else means[j]
+        factor = factors[k]
         if roots.size == 0:
             for i in range(n):
-                out[i, first + k] = X[i, j] - m
+                out[i, first + k] = factor * (X[i, j] - m)
         else:
             for i in range(n):
-                out[i, first + k] = roots[i] * (X[i, j] - m)
+                out[i, first + k] = roots[i] * (factor * (X[i, j] - m))
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
@@ -430,8 +431,10 @@ def rows_of_csc(data, indices, indptr, columns, starts, places, values):
 
 
 @njit(cache=True, nogil=True, error_model="numpy", fastmath=_SCATTERED)
-def gram_csc(data, indices, indptr, s, means, total, columns, first, starts, places, values, G):
-    """Fill rows and columns ``first:`` of `G`, the products of the centred columns.
+def gram_csc(
+    data, indices, indptr, s, means, total, columns, factors, first, starts, places, values, G
+):
+    """Fill rows and columns ``first:`` of `G`, the products of the centred columns times `factors`.
 
     `starts`, `places` and `values` are what :func:`rows_of_csc` made of all columns.
 
@@ -452,6 +455,7 @@ def gram_csc(data, indices, indptr, s, means, total, columns, first, starts, pla
             if means.size > 0:
                 t -= back * means[columns[q]]
             line[q] = 0.0
+            t *= factors[k] * factors[q]
             G[q, k] = t
             G[k, q] = t
 
@@ -466,8 +470,8 @@ def gather(G, slots, out):
 
 
 @njit(cache=True, nogil=True, error_model="numpy", fastmath=_FAST)
-def gram_sweeps(A, q, w, limits, mu, pos, cap, stable, least):
-    """Coordinate descent on ``w' (A + mu I) w / 2`` with gradient ``-q``, changing `w` and `q`.
+def gram_sweeps(A, q, w, limits, ridge, pos, cap, stable, least):
+    """Coordinate descent on ``w' (A + diag(ridge)) w / 2``, gradient ``-q``; changes `w` and `q`.
 
     Stops after `stable` sweeps without a change of a sign, after a sweep whose squared, scaled
     steps sum to at most `least`, or after `cap` sweeps.
@@ -489,7 +493,7 @@ def gram_sweeps(A, q, w, limits, mu, pos, cap, stable, least):
         change = 0.0
         for j in range(m):
             a = float(A[j, j])
-            h = a + mu
+            h = a + ridge[j]
             if not a > 0.0:
                 continue
             old = w[j]
@@ -511,7 +515,7 @@ def gram_sweeps(A, q, w, limits, mu, pos, cap, stable, least):
                 f = step[0]
                 for i in range(m):
                     q[i] -= f * A[i, j]
-                q[j] -= mu * d
+                q[j] -= ridge[j] * d
         calm = 0 if turned else calm + 1
         if calm >= stable or change <= least:
             return sweep + 1

@@ -112,6 +112,9 @@ def init(
         state.w, state.u = np.zeros(design.p), design.u.copy()
         state.c = None if design.c is None else design.c.copy()
     _enter(state, allowed)
+    if previous is None and x0 is None and not form.weights.size:
+        # Where the first coefficient appears: an estimator asks for it afterwards.
+        problem.smooth.__dict__.setdefault("null_products", state.c.copy())
     state.stage = form.lam
     if previous is not None and previous.lam > form.lam > 0:
         state.part = max(NEAR, 2.0 - previous.lam / form.lam)

@@ -157,7 +157,7 @@ class Design:
         """Return centred columns with the weights' roots as factors, in float64."""
         if not self.sparse:
             out = np.empty((self.n, S.size), order="F")
-            kernels.cast_columns(self.parts[0], self.roots, self.means, S, out, 0)
+            kernels.cast_columns(self.parts[0], self.roots, self.means, S, np.ones(S.size), out, 0)
             return out
         out = np.asfortranarray(self.smooth.X[:, S].toarray().astype(np.float64))
         if self.means.size:

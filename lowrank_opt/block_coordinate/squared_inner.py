@@ -42,6 +42,9 @@ _CAP, CALM, CALM_PATH = 200, 10, 3
 _CHECK, _CHECK_RIDGE, _WIDE, _CHECKS = 5, 10, 2, 100
 _ENOUGH, _ALLOWED = 0.1, 0.3
 _SLOW, _SLOW_FROM, _SLOW_ROUNDS = 0.6, 3, 6
+# Costs in nanoseconds: of an entry of a sparse column in a sweep, of an entry of a product of such
+# columns or a copy of one, of a flop in products and factors; dense entries are cheaper.
+_ENTRY, _PAIR, _FLOP, _DENSE = 3.0, 2.0, 0.02, 0.15
 _NO_HISTORY = np.empty((0, 0))
 
 
@@ -204,13 +207,21 @@ class Inner:
         A = gram.matrix(slots)
         limits = self.limits(S)
         design.multiply(state.u, S, S.size, state.w, form.mu, state.c)
-        old, new = state.w[S], state.w[S]
+        unit = gram.factors[S]
+        ridge = form.mu * unit * unit
+        unit *= gram.size
+        inverse = unit / gram.size**2
+        old = state.w[S]
+        new = old / unit
         cap, calm, least = _CAP, state.calm, 0.0
         if not self.solver.newton_phase:
-            cap, calm, least = 5 * _CAP, 5 * _CAP, 1e-3 * self.goal * self.cache.unit
+            cap, calm = 5 * _CAP, 5 * _CAP
+            least = 1e-3 * self.goal * design.scale / gram.size**2
+        q = (state.c[S] * inverse).astype(A.dtype)
         done = kernels.gram_sweeps(
-            A, state.c[S].astype(A.dtype), new, limits, form.mu, form.positive, cap, calm, least
+            A, q, new, limits * inverse, ridge, form.positive, cap, calm, least
         )
+        new *= unit
         state.count(support_epochs=done)
         design.add(S, old - new, state.u)
         state.w[S] = new
@@ -224,7 +235,7 @@ class Inner:
             smaller = np.empty((keep.size, keep.size), A.dtype, "F")
             kernels.gather(A, keep, smaller)
             A = smaller
-        done, accepted = newton(design, A, S, limits, form, state.w, state.u, state.c, state.counts)
+        done, accepted = newton(gram, A, S, limits, form, state.w, state.u, state.c, state.counts)
         return done, accepted and S.size < 0.9 * design.n
 
     def limits(self, S: NDArray[Any]) -> NDArray[Any]:
@@ -251,8 +262,8 @@ class Inner:
             gap = relative_gap(state, W, self.lam)[0]
             if gap <= self.goal:
                 return
-            slow = gap > _SLOW * before
-            if may_switch and slow and k + 1 >= _SLOW_FROM:
+            slow = gap > _SLOW * before and k + 1 >= _SLOW_FROM
+            if may_switch and slow and self.products_pay(S, gap, gap / before, sweeps):
                 state.slow = True
                 if self.rounds(_SLOW_ROUNDS, _SLOW_ROUNDS):
                     return
@@ -260,6 +271,24 @@ class Inner:
             before = gap
             if extrapolate and k > 0:
                 self.extrapolate(S, history)
+            if k + 1 >= _SLOW_FROM:
+                sweeps = _CHECK_RIDGE
+
+    def products_pay(self, S: NDArray[Any], gap: float, ratio: float, sweeps: int) -> bool:
+        """Whether products and a Newton step cost less than the sweeps still to come."""
+        design, m = self.cache.design, float(S.size)
+        # Later iterations gain from what is done here, too.
+        goal = min(self.goal, _ALLOWED * self.solver.tol)
+        left = math.log(goal / gap) / math.log(ratio) if ratio < 0.99 else float(_CHECKS)
+        if design.sparse:
+            ends = design.parts[2]
+            entries = float(np.sum(ends[S + 1] - ends[S]))
+            build = _PAIR * (entries * entries / design.n + m * m)
+        else:
+            entries = design.n * m * _DENSE
+            build = m * m * design.n * _FLOP
+        factor = _FLOP * m**3 / 3.0 + 2.0 * _PAIR * m * m
+        return min(left, _CHECKS) * sweeps * _ENTRY * entries > build + 2.0 * factor
 
     def extrapolate(self, S: NDArray[Any], history: NDArray[Any]) -> None:
         """Move to the combination of the last iterates with the least step, if that is lower."""

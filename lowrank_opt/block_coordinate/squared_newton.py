@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +19,7 @@ __all__ = ["Gram", "newton"]
 
 # Most columns whose products are kept, and the part of the memory that they may take.
 _COLUMNS, _MEMORY = 4000, 0.125
-# Multiple of the first diagonal entry that is added to the others, by type.
+# Multiple of the identity that is added to products of unit columns, by type.
 _SHIFT = {"float32": 1e-6, "float64": 1e-11}
 _SHIFTS, _ELIMINATIONS = 5, 6
 # Increase of the objective that is rounding.
@@ -26,7 +27,10 @@ _ROUNDING = 1e-14
 
 
 class Gram:
-    """Products of the columns that were ever in a support.
+    """Products of the columns that were ever in a support, divided by their norms.
+
+    So single precision suffices whatever their units are; coefficients are then in units of
+    ``size / norms``.
 
     Parameters
     ----------
@@ -46,6 +50,8 @@ class Gram:
         self.design, self.dtype = design, np.dtype(dtype)
         self.columns = columns
         self.products = np.zeros((0, 0), dtype, "F") if products is None else products
+        self.factors = 1.0 / np.sqrt(np.where(design.squares > 0, design.squares, 1.0))
+        self.size = math.sqrt(2.0 * design.scale)
         self.slot = np.full(design.p, -1, np.int64)
         self.slot[columns] = np.arange(columns.size)
         size = self.dtype.itemsize
@@ -104,8 +110,8 @@ class Gram:
             )
             kernels.rows_of_csc(*parts, self.columns, *rows)
             kernels.gram_csc(
-                *parts, design.s, design.means, design.total, self.columns, first, *rows,
-                self.products,
+                *parts, design.s, design.means, design.total, self.columns,
+                self.factors[self.columns], first, *rows, self.products,
             )  # fmt: skip
             return
         self._copy(new, first)
@@ -124,7 +130,9 @@ class Gram:
                 grown[:, :first] = self.copies[:, :first]
             self.copies = grown
         design = self.design
-        kernels.cast_columns(design.parts[0], design.roots, design.means, new, self.copies, first)
+        kernels.cast_columns(
+            design.parts[0], design.roots, design.means, new, self.factors[new], self.copies, first
+        )
 
 
 def _total_memory() -> float:
@@ -135,7 +143,7 @@ def _total_memory() -> float:
 
 
 def newton(
-    design: Design, A: NDArray[Any], S: NDArray[Any], limits: NDArray[Any], form: Any,
+    gram: Gram, A: NDArray[Any], S: NDArray[Any], limits: NDArray[Any], form: Any,
     w: NDArray[Any], u: NDArray[Any], c: NDArray[Any], counts: dict[str, int],
 ) -> tuple[bool, bool]:  # fmt: skip
     """Do one Newton step on the support `S`; changes `w`, `u` and entries `S` of `c`.
@@ -146,10 +154,10 @@ def newton(
 
     Parameters
     ----------
-    design : Design
-        The data.
+    gram : Gram
+        The data, and the units of `A`.
     A : ndarray
-        Products of the columns, in the order of `S`; destroyed.
+        Products of the columns over their norms, in the order of `S`.
     S, limits : ndarray
         Coefficients not 0 (or without penalty), and their limits.
     form : L1Form
@@ -167,19 +175,25 @@ def newton(
     """
     from scipy.linalg import lapack
 
+    design = gram.design
     single = A.dtype == np.float32
     potrf, potrs = (lapack.spotrf, lapack.spotrs) if single else (lapack.dpotrf, lapack.dpotrs)
     design.multiply(u, S, S.size, w, form.mu, c)
     q, at = c[S], w[S]
     signs = np.ones(S.size) if form.positive else np.sign(at)
     slope = q - limits * signs
-    factor = _factor(A, form.mu, potrf, counts)
+    unit = gram.factors[S]
+    factor = _factor(A, form.mu * unit * unit, potrf, counts)
     if factor is None:
         return False, False
-    x = at + potrs(factor, slope.astype(A.dtype), lower=1)[0]
-    first = x
+    unit *= gram.size
+    step = potrs(factor, (slope * (unit / gram.size**2)).astype(A.dtype), lower=1)[0]
+    start = at / unit + step
     bound = (limits > 0) | form.positive
-    x, eliminated = _eliminate(factor, x, signs, bound, potrs, counts)
+    x, eliminated = _eliminate(factor, start, signs, bound, potrs, counts)
+    first = at + step * unit
+    if x is not None:
+        x = x * unit if eliminated else first
     if x is not None:
         d = x - at
         v = np.zeros(design.n)
@@ -205,21 +219,16 @@ def newton(
     return False, False
 
 
-def _factor(A: NDArray[Any], mu: float, potrf: Any, counts: dict[str, int]) -> Any:
+def _factor(A: NDArray[Any], ridge: NDArray[Any], potrf: Any, counts: dict[str, int]) -> Any:
     """Cholesky factor of A plus a small multiple of the identity."""
-    diagonal = np.einsum("ii->i", A)
-    shift = _SHIFT[A.dtype.name] * float(diagonal.max(initial=0.0))
-    keep = A.copy(order="F") if A.shape[0] < 64 else None
-    saved = diagonal.copy()
+    shift = _SHIFT[A.dtype.name]
     for _ in range(_SHIFTS):
-        diagonal[:] = saved + (mu + shift)
+        work = A.copy(order="F")
+        np.einsum("ii->i", work)[...] += ridge + shift
         counts["newton"] = counts.get("newton", 0) + 1
-        factor, info = potrf(A, lower=1, overwrite_a=1, clean=0)
+        factor, info = potrf(work, lower=1, overwrite_a=1, clean=0)
         if info == 0:
             return factor
-        # The upper triangle is as it was: the lower one is made from it.
-        lower = np.tril_indices(A.shape[0], -1)
-        A[lower] = A.T[lower] if keep is None else keep[lower]
         shift *= 100.0
     return None
 
