@@ -24,6 +24,7 @@ from lowrank_opt.block_coordinate.sparse_glm import SparseGLMSolver
 from lowrank_opt.core.params import COUNT, TOLERANCE, Interval, StrOptions, validate_parameters
 from lowrank_opt.core.sklearn_bridge import (
     CallbackSupportMixin,
+    open_bridge,
     resolve_solver,
     run_solver,
     with_callbacks,
@@ -164,6 +165,7 @@ class LinearRegressor(RegressorMixin, LinearModel):
         smooth = GLMProblem(X, columns[0], sample_weight=weights, fit_intercept=self.fit_intercept)
         solver, starts = self._make_solver(X.dtype), self._starts(Y.shape[1], p)
         results, largest = [], []
+        bridge = open_bridge(self, X)
         for k, column in enumerate(columns):
             if k:
                 smooth = sibling(smooth, y=np.array(column, np.float64))
@@ -171,13 +173,16 @@ class LinearRegressor(RegressorMixin, LinearModel):
             rows = slice(None) if self._jointly else slice(k, k + 1)
             start = None if starts is None else moved(problem, *(part[rows] for part in starts))
             start = eliminate(problem) if needs_least_squares(problem) else start
-            results.append(run_solver(self, solver, problem, X=X, x0=start))
+            results.append(run_solver(self, solver, problem, X=X, bridge=bridge, x0=start))
             largest.append(self._smallest_null(smooth, keywords))
             note(results[-1], alpha, largest[-1])
+        if bridge is not None:
+            bridge.close()
         self._read(results, p, vector=y.ndim == 1 or (self._squeezes and Y.shape[1] == 1))
         self.intercept_ = self._intercept(results, p, y.ndim == 1)
         self.dual_gap_ = self.dual_gap_ / n
-        self.alpha_max_ = max(largest)
+        if hasattr(self, "alpha"):
+            self.alpha_max_ = max(largest)
         return self
 
     def _starts(self, n_targets: int, p: int) -> tuple[Any, Any] | None:

@@ -190,7 +190,8 @@ class SparseLogisticRegression(ClassifierMixin, LinearModel):
         check_classification_targets(y)
         n, p = X.shape
         shares = mean_one("sample_weight", sample_weight)
-        kept = None if shares is None or shares.shape != (n,) else shares > 0
+        good = shares is not None and shares.shape == (n,) and shares.min() >= 0
+        kept = shares > 0 if good else None
         classes, codes = np.unique(y if kept is None else y[kept], return_inverse=True)
         if len(classes) < 2:
             raise ProblemError(

@@ -464,3 +464,7 @@ class NonNegativeLeastSquares(LinearRegressor):
 
     def _tolerance(self, dtype: Any) -> float:
         return float(self.tol) if dtype == np.float64 else max(float(self.tol), 1e-6)
+
+    @staticmethod
+    def _smallest_null(smooth: Any, keywords: dict[str, Any]) -> float:
+        return float("inf")  # no strength of a ridge term makes coefficients 0

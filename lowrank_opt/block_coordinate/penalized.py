@@ -31,8 +31,9 @@ __all__ = [
     "sibling",
 ]
 
-# What cached quantities of a problem depend on.
-_STALE = {"l2": ("lipschitz", "bound_row_sums"), "y": ("null_intercept", "_null")}
+# What a problem with another ridge term, or with other targets, has in common with the first.
+_DATA = ("X", "y", "loss", "l2", "sample_weight", "fit_intercept", "column_squares")
+_KEPT = {"l2": ("null_intercept", "scale", "null_gradient", "null_products"), "y": ()}
 
 
 def penalized(
@@ -58,6 +59,8 @@ def penalized(
     """
     flat, ridge = float(strength * l1_ratio), float(strength * (1.0 - l1_ratio))
     penalty: Any
+    if flat == 0 and weights is not None:  # only what is excluded remains of them
+        flat, weights = 1.0, np.where(np.isinf(weights), np.inf, 0.0)
     if groups is not None or (positive and weights is not None):
         labels = np.arange(smooth.n_features) if groups is None else groups
         penalty = GroupL1(flat, labels, weights, positive)
@@ -82,16 +85,14 @@ def sibling(problem: GLMProblem, **changes: Any) -> GLMProblem:
     **changes
         ``l2``, or ``y`` of the same shape, checked by the caller.
     """
-    if all(value is getattr(problem, name) or (name == "l2" and value == problem.l2)
-           for name, value in changes.items()):  # fmt: skip
+    if changes == {"l2": problem.l2}:
         return problem
+    kept = set(_DATA).union(*(_KEPT[name] for name in changes))
     if "y" not in changes:
-        _ = problem.null_gradient  # so that it is computed once for all
+        _ = problem.scale  # so that it is computed once for all
     twin = copy.copy(problem)
-    for name, value in changes.items():
-        object.__setattr__(twin, name, value)
-        for stale in _STALE[name]:
-            twin.__dict__.pop(stale, None)
+    twin.__dict__.clear()
+    twin.__dict__.update({k: v for k, v in problem.__dict__.items() if k in kept} | changes)
     return twin
 
 
@@ -171,9 +172,6 @@ def null_strength(
         In units of a sum over samples; NaN where it would have to be found iteratively: with
         unpenalised features and another than the squared loss.
     """
-    # A null gradient of exactly 1 may stand for 0.
-    if weights is None and groups is None and not positive and smooth.null_gradient != 1.0:
-        return smooth.null_gradient
     count = smooth.n_features if groups is None else int(np.max(groups)) + 1
     limits = np.ones(count) if weights is None else np.asarray(weights)
     free = np.flatnonzero((limits == 0) if groups is None else (limits == 0)[groups])
@@ -183,7 +181,9 @@ def null_strength(
         if not isinstance(smooth.loss, Squared):
             return float("nan")
         z = smooth.start(least_squares(smooth, 0.0, free).reshape(-1))
-    c = -design.transposed_times(smooth.X, smooth.slopes(z))
+    c = None if free.size else smooth.__dict__.get("null_products")  # a solver may have left it
+    if c is None:
+        c = -design.transposed_times(smooth.X, smooth.slopes(z))
     sizes = np.maximum(c, 0.0) if positive else np.abs(c)
     if groups is not None:
         squares = sizes * sizes if sizes.ndim == 1 else (sizes * sizes).sum(axis=1)
@@ -268,11 +268,17 @@ def needs_least_squares(problem: CompositeProblem) -> bool:
     problem : CompositeProblem
         The problem.
     """
-    form = problem.l1_form()
-    squared = isinstance(problem.smooth, GLMProblem) and isinstance(problem.smooth.loss, Squared)
-    if isinstance(problem.penalty, GroupL1):
-        return squared and problem.penalty.alpha == 0 and not problem.penalty.positive
-    return squared and form is not None and form.lam == 0 and not form.positive
+    smooth, pen = problem.smooth, problem.penalty
+    if not isinstance(smooth, GLMProblem) or not isinstance(smooth.loss, Squared):
+        return False
+    form = pen if isinstance(pen, GroupL1) else problem.l1_form()
+    if form is None or form.positive:
+        return False
+    strength = pen.alpha if isinstance(pen, GroupL1) else form.lam
+    weights = form.weights
+    return strength == 0 or (
+        weights is not None and not np.isin(weights, (0, np.inf), invert=True).any()
+    )
 
 
 def eliminate(problem: CompositeProblem) -> NDArray[Any]:

@@ -183,6 +183,9 @@ def init(solver: Any, problem: Any, x0: Any = None, previous: Any = None) -> Pro
     state.alive = _columns(work, form)
     _terms(problem, state, work)
     _measure(solver, problem, state, work)
+    if x0 is None and np.isfinite(form.limits).all():
+        # Where the first coefficient appears: an estimator asks for it afterwards.
+        smooth.__dict__.setdefault("null_products", -state.c)
     return state
 
 

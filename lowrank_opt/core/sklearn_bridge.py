@@ -35,7 +35,7 @@ except ImportError:  # scikit-learn before 1.9
         return method
 
 
-__all__ = ["CallbackSupportMixin", "resolve_solver", "run_solver", "with_callbacks"]
+__all__ = ["CallbackSupportMixin", "open_bridge", "resolve_solver", "run_solver", "with_callbacks"]
 
 # What to do about a run that ended without convergence.
 _CURES = {
@@ -105,6 +105,7 @@ def run_solver(
     X: Any = None,
     callback: Callable[[Result], Any] | None = None,
     quiet: tuple[Status, ...] = (),
+    bridge: _Bridge | None = None,
     **keywords: Any,
 ) -> Result:
     """Solve inside ``fit``: scikit-learn's callbacks are served, a limit gives a warning.
@@ -121,13 +122,15 @@ def run_solver(
         A further callback with ``intermediate_result``.
     quiet : tuple of Status
         Ends that are as planned and need no warning.
+    bridge : object or None
+        What :func:`open_bridge` gave for a fit of several runs; the caller closes it.
     **keywords
         For :meth:`Solver.solve`.
     """
     hooks = [] if callback is None else [callback]
-    bridge = None
-    if getattr(estimator, "_skl_callbacks", None):
-        bridge = _Bridge(estimator, X)
+    own = open_bridge(estimator, X) if bridge is None else None
+    bridge = bridge or own
+    if bridge is not None:
         hooks.append(bridge)
 
     def call(intermediate_result: Result) -> None:
@@ -135,8 +138,8 @@ def run_solver(
             hook(intermediate_result)
 
     result = solver.solve(problem, callback=call if hooks else None, **keywords)
-    if bridge is not None:
-        bridge.close()
+    if own is not None:
+        own.close()
     user_stopped = result.status in (Status.STOPPED_BY_CALLBACK, Status.INTERRUPTED)
     if not result.success and not user_stopped and result.status not in quiet:
         warnings.warn(
@@ -146,6 +149,22 @@ def run_solver(
             stacklevel=3,
         )
     return result
+
+
+def open_bridge(estimator: Any, X: Any) -> _Bridge | None:
+    """Return what serves scikit-learn's callbacks in a fit, ``None`` if there are none.
+
+    A fit may begin but once: one that runs several solvers gives this to all of them, and closes
+    it.
+
+    Parameters
+    ----------
+    estimator : estimator
+        The one being fitted.
+    X : object
+        Training data.
+    """
+    return _Bridge(estimator, X) if getattr(estimator, "_skl_callbacks", None) else None
 
 
 class _Bridge:
