@@ -98,8 +98,8 @@ def inverse_root(H: NDArray[Any]) -> NDArray[Any]:
     """
     kind, parts = factorize(H)
     if kind == "cholesky":
-        from scipy.linalg import solve_triangular
+        from scipy.linalg import lapack
 
-        return np.asarray(solve_triangular(parts, np.eye(len(H)), lower=True))
+        return np.asarray(lapack.dtrtri(parts, lower=1)[0])
     values, vectors = parts
     return np.asarray((vectors / np.sqrt(values)).T)

@@ -210,6 +210,16 @@ class TestLineSearch:
         t, _ = armijo(lambda t: np.inf if t > 0.3 else -t, 0.0, -1.0, 1e-4)
         assert 0 < t <= 0.3
 
+    def test_after_an_infinite_value_the_parabola_is_that_of_the_shorter_step(self):
+        tried = []
+
+        def value(t):
+            tried.append(t)
+            return np.inf if t > 0.5 else 30 * t * t - 2 * t
+
+        armijo(value, 0.0, -2.0, 0.5)
+        np.testing.assert_allclose(tried, [1.0, 0.1, 1 / 30])
+
     def test_without_descent_the_step_is_zero(self):
         assert armijo(lambda t: t, 0.0, 0.0, 1e-4)[0] == 0.0
         assert armijo(lambda t: 1.0 + t, 1.0, -1e-30, 1e-4)[0] <= 1e-15
@@ -347,6 +357,33 @@ class TestComposite:
             ).solve(problem)
             assert result.success, result.message
             np.testing.assert_allclose(result.x, v.value, atol=1e-4)
+
+    @pytest.mark.parametrize("update", ["prox_gradient", "prox_newton", "tmp", "lipschitz_search"])
+    def test_bounds_are_reached_exactly(self, update):
+        smooth = QuadraticProblem(np.eye(5), -1e6 * np.ones(5))
+        problem = CompositeProblem(smooth, Box(0.1, 1e4))
+        start = 123.456 * np.arange(1, 6)
+        assert ((start + (0.1 - start)) != 0.1).any()
+        solver = BlockCoordinateDescent(block_size="all", update=update, selection="cyclic")
+        state = solver.init(problem, start)
+        solver.step(problem, state)
+        np.testing.assert_array_equal(state.x, 0.1)
+
+    @pytest.mark.parametrize("penalty", [L1(0.3), ElasticNet(0.9, 0.3), Box(-2.0, 9.0)], ids=repr)
+    def test_a_model_whose_signs_are_right_is_solved_exactly(self, penalty):
+        # One sweep of coordinate descent is asked for; the rest is the polish.
+        from lowrank_opt.block_coordinate.updates import _solve_model
+
+        rng = np.random.default_rng(0)
+        M = rng.standard_normal((9, 6))
+        H = M.T @ M + np.eye(6)
+        start = np.full(6, 3.0)
+        g = H @ (np.full(6, 2.5) - start) * -1.0
+        problem = CompositeProblem(QuadraticProblem(H, np.ones(6)), penalty)
+        plan = BlockCoordinateDescent().init(problem).cache
+        v = _solve_model(plan, np.arange(6), H, -g, start, 1e9)
+        pseudo = plan.penalty.subgradient(np.arange(6), v, -g + H @ (v - start))
+        np.testing.assert_allclose(pseudo, 0.0, atol=1e-11)
 
     def test_intercepts_are_not_penalised_by_any_update(self):
         rng = np.random.default_rng(0)
