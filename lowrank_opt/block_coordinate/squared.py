@@ -224,7 +224,8 @@ def _solve_plain(state: SquaredState) -> None:
 
 
 def _next_stage(state: SquaredState) -> None:
-    state.stage = max(_STAGE * state.stage, state.lam)
+    stage = _STAGE * state.stage
+    state.stage = stage if stage > (1.0 + 1e-6) * state.lam else state.lam
 
 
 def _pass(state: SquaredState) -> None:

@@ -232,10 +232,9 @@ class Inner:
             if keep.size == 0:
                 return True, True
             S, limits = S[keep], limits[keep]
-            smaller = np.empty((keep.size, keep.size), A.dtype, "F")
-            kernels.gather(A, keep, smaller)
-            A = smaller
-        done, accepted = newton(gram, A, S, limits, form, state.w, state.u, state.c, state.counts)
+        done, accepted = newton(
+            gram, A, keep, S, limits, form, state.w, state.u, state.c, state.counts
+        )
         return done, accepted and S.size < 0.9 * design.n
 
     def limits(self, S: NDArray[Any]) -> NDArray[Any]:

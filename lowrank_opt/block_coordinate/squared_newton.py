@@ -143,8 +143,8 @@ def _total_memory() -> float:
 
 
 def newton(
-    gram: Gram, A: NDArray[Any], S: NDArray[Any], limits: NDArray[Any], form: Any,
-    w: NDArray[Any], u: NDArray[Any], c: NDArray[Any], counts: dict[str, int],
+    gram: Gram, A: NDArray[Any], rows: NDArray[Any], S: NDArray[Any], limits: NDArray[Any],
+    form: Any, w: NDArray[Any], u: NDArray[Any], c: NDArray[Any], counts: dict[str, int],
 ) -> tuple[bool, bool]:  # fmt: skip
     """Do one Newton step on the support `S`; changes `w`, `u` and entries `S` of `c`.
 
@@ -156,8 +156,8 @@ def newton(
     ----------
     gram : Gram
         The data, and the units of `A`.
-    A : ndarray
-        Products of the columns over their norms, in the order of `S`.
+    A, rows : ndarray
+        Products of columns over their norms; which rows of it are those of `S`.
     S, limits : ndarray
         Coefficients not 0 (or without penalty), and their limits.
     form : L1Form
@@ -183,7 +183,7 @@ def newton(
     signs = np.ones(S.size) if form.positive else np.sign(at)
     slope = q - limits * signs
     unit = gram.factors[S]
-    factor = _factor(A, form.mu * unit * unit, potrf, counts)
+    factor = _factor(A, rows, form.mu * unit * unit, potrf, counts)
     if factor is None:
         return False, False
     unit *= gram.size
@@ -219,11 +219,14 @@ def newton(
     return False, False
 
 
-def _factor(A: NDArray[Any], ridge: NDArray[Any], potrf: Any, counts: dict[str, int]) -> Any:
-    """Cholesky factor of A plus a small multiple of the identity."""
+def _factor(
+    A: NDArray[Any], rows: NDArray[Any], ridge: NDArray[Any], potrf: Any, counts: dict[str, int]
+) -> Any:
+    """Cholesky factor of a part of A plus a small multiple of the identity."""
     shift = _SHIFT[A.dtype.name]
     for _ in range(_SHIFTS):
-        work = A.copy(order="F")
+        work = np.empty((rows.size, rows.size), A.dtype, "F")
+        kernels.gather(A, rows, work)
         np.einsum("ii->i", work)[...] += ridge + shift
         counts["newton"] = counts.get("newton", 0) + 1
         factor, info = potrf(work, lower=1, overwrite_a=1, clean=0)
