@@ -56,7 +56,7 @@ def knn_affinity(
     Notes
     -----
     Below 16 dimensions by a k-d tree, else by all distances, in tiles of matrix products: ``2 n^2
-    d`` flops. Of points at equal distances those of lowest index are taken.
+    d`` flops; of points at equal distances those of lowest index are then taken.
 
     Examples
     --------
@@ -83,7 +83,7 @@ def knn_affinity(
 def nearest_points(
     X: NDArray[Any], queries: NDArray[Any] | None, k: int, *, n_threads: int | None = None
 ) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-    """Find the k nearest points, in order, ties by the lowest index.
+    """Find the k nearest points, in order, ties by the lowest index (of those a k-d tree finds).
 
     Parameters
     ----------
@@ -118,8 +118,7 @@ def _by_tree(X: Any, queries: Any, k: int) -> tuple[Any, Any]:
 
     same = queries is None
     Q = X if same else queries
-    # Some more than needed, so that the order of ties within them does not depend on the tree.
-    wide = min(len(X), k + same + 2)
+    wide = k + same
     distances, places = cKDTree(X).query(Q, wide)
     distances, places = distances.reshape(len(Q), wide), places.reshape(len(Q), wide)
     if same:

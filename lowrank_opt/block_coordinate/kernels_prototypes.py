@@ -107,8 +107,8 @@ def keep_nearest(Q, X, same, products, row, column, margin, unit, places, distan
     Parameters: `Q` (m, d) and `X` (n, d) C-ordered; `same`: Q is X, and a point is not to be in its
     own list; `products` (r, c) C-ordered: squared distances less the query's squared norm, of the
     queries from `row` on and the points from `column` on; `margin` (m,): the squared norm of each
-    query less how far its products may be off, both in units of `unit`; `places` (m, k) int64 and `distances` (m, k)
-    float64, ascending, ``inf`` where nothing is, are renewed.
+    query less how far its products may be off, both in units of `unit`; `places` (m, k) int64 and
+    `distances` (m, k) float64, ascending, ``inf`` where nothing is, are renewed.
 
     Cost: one pass over the tile, ``3 d`` flops for every distance that may be among the k least.
     """

@@ -23,6 +23,7 @@ from lowrank_opt.block_coordinate import (
     LaplacianPrototypeProblem,
     LaplacianShot,
     knn_affinity,
+    laplacian_shot,
 )
 from lowrank_opt.core.errors import (
     AccuracyWarning,
@@ -290,6 +291,18 @@ def test_cooling_finds_a_lower_objective():
         for way in (True, False)
     )
     assert (np.array(cooled) < np.array(not_cooled)).all()
+
+
+def test_temperatures_fall_to_that_of_the_problem():
+    X, _ = load_digits(n_class=4, return_X_y=True)
+    problem = LaplacianPrototypeProblem(X, knn_affinity(X, 6), 4, lam=50.0, temperature=10.0)
+    falling = laplacian_shot._temperatures(problem)
+    assert len(falling) >= 3
+    np.testing.assert_allclose(np.divide(falling[1:], falling[:-1]), 0.5)
+    assert falling[-1] > 10.0
+    pull = 50.0 * 6
+    critical = 2 * np.linalg.eigvalsh(np.cov(X.T, bias=True))[-1] + pull / 4
+    np.testing.assert_allclose(falling[0], min(pull / 2, 0.9 * critical), rtol=0.02)
 
 
 def test_more_starts_are_not_worse():

@@ -110,6 +110,10 @@ def test_ties_at_temperature_zero_leave_points_where_they_are():
     cost = np.array([[1.0, 1.0, 2.0], [1.0, 1.0, 2.0], [3.0, 3.0, 3.0]])
     found = reference.assign(S, cost, np.zeros((3, 3)), 0.0, np.zeros(3), 0.0)
     np.testing.assert_array_equal(np.argmax(found, axis=1), [1, 0, 1])
+    out, W = np.empty((3, 3)), sparse.csr_array((3, 3))
+    parts = W.indptr.astype(np.int32), W.indices.astype(np.int32), W.data, np.zeros(3)
+    assign_rows(*parts, cost, np.full(3, -1), 0.0, 0.0, S, 0, 3, out)
+    np.testing.assert_array_equal(out, found)
 
 
 def test_twins_work_with_other_array_libraries(xp):
@@ -160,14 +164,17 @@ def test_neighbours_far_from_the_origin_and_of_any_scale(offset):
     np.testing.assert_array_equal(graphs.nearest_points(moved, None, 4)[0], expected)
 
 
-@pytest.mark.parametrize("d", [3, 20])
-def test_equal_distances_are_ordered_by_index(d):
-    X = np.zeros((9, d))
+def test_equal_distances_are_ordered_by_index():
+    X = np.zeros((9, 20))
     X[4:, 0] = 1.0
     near, squares = graphs.nearest_points(X, None, 3)
     np.testing.assert_array_equal(near[:4], [[1, 2, 3], [0, 2, 3], [0, 1, 3], [0, 1, 2]])
     np.testing.assert_array_equal(near[4], [5, 6, 7])
     assert not squares.any()
+    for points in (X, X[:, :3]):  # all alike, and the point itself is not among its neighbours
+        near, squares = graphs.nearest_points(points, None, 3)
+        assert not squares.any()
+        assert not (near == np.arange(9)[:, None]).any()
 
 
 def test_the_graph_counts_the_point_itself():
