@@ -46,22 +46,13 @@ class Design:
     def __init__(self, X: Any) -> None:
         self.X = X
         self.sparse = sp.issparse(X)
-        self._rows: Any = None
         self._counts: Any = None
-        self._slot: Any = None
+        self._counted: Any = None
 
     @property
     def columns(self) -> tuple[Any, Any, Any]:
         """Arrays of the sparse design."""
         return self.X.data, self.X.indices, self.X.indptr
-
-    @property
-    def rows(self) -> tuple[Any, Any, Any]:
-        """Arrays of the sparse design, compressed by rows; made once."""
-        if self._rows is None:
-            rows = self.X.tocsr()
-            self._rows = rows.data, rows.indices, rows.indptr
-        return self._rows  # type: ignore[no-any-return]
 
     def correlate(self, theta: NDArray[Any], alive: NDArray[Any], c: NDArray[Any]) -> None:
         """Write ``X' theta`` for the columns `alive`."""
@@ -91,11 +82,17 @@ class Design:
         factor : float, default=1.0
             Multiple of the usual number of sweeps.
         """
-        if self._counts is None:
-            self._counts = np.empty(self.X.shape[0], np.int32)
-        work, entries = kernels.row_work(self.X.indices, self.X.indptr, W, self._counts)
+        work, entries = self._count(W)
         work += _PRODUCTS * W.size * max(support, W.size // 3)
         return bool(work <= factor * _WORTH * entries)
+
+    def _count(self, W: NDArray[Any]) -> tuple[float, int]:
+        """Count the entries of W in each row; see the kernel."""
+        if self._counted is None or self._counted[0] is not W:
+            self._counts = np.empty(self.X.shape[0], np.int32)
+            result = kernels.row_work(self.X.indices, self.X.indptr, W, self._counts)
+            self._counted = W, result
+        return self._counted[1]  # type: ignore[no-any-return]
 
     def gram(
         self, W: NDArray[Any], h: NDArray[Any], total: float, mu: float, given: Any, dtype: Any
@@ -124,12 +121,9 @@ class Design:
         """
         m = W.size
         if self.sparse:
-            if self._slot is None:
-                self._slot = np.full(self.X.shape[1], -1, np.int64)
-            self._slot[W] = np.arange(m)
+            self._count(W)
             G, sums, H, means = np.empty((m, m)), np.empty(m), np.empty(m), np.empty(m)
-            kernels.gram_rows(*self.rows, self._slot, h, G, sums)
-            self._slot[W] = -1
+            kernels.gram_rows(*self.columns, W, h, self._counts, G, sums)
             kernels.finish_gram(G, sums, total, mu, H, means)
             return G, H, means
         H, means = given
