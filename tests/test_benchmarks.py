@@ -4,6 +4,7 @@ import importlib
 import json
 import re
 import sys
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -305,4 +306,278 @@ def test_report_of_transport_has_verdicts_losses_and_failures(transport):
     ):
         assert line in text.splitlines()
     assert report.failures(_transport_results()) == ["solve: Broken: it"]
+    assert "None." in report.markdown({"runs": []})
+
+
+# -- sparse linear models -------------------------------------------------------------------------
+
+LINEAR_CASES = [
+    ("dense 60x90", "l1", 10),
+    ("dense 60x90", "l1", 10, False),
+    ("dense 60x90", "positive", 10),
+    ("correlated sparse 90x120", "elastic net 0.5", 10),
+    ("sparse 90x120", "elastic net 0.9", 20, False),
+    ("sparse labels 120x90", "l1", 4),
+    ("sparse labels 120x90", "l1", 4, False),
+    ("groups 60x90", "l1", 10),
+    ("tasks 40x60", "l1", 5),
+]
+
+
+def _linear_case(linear, name, penalty, ratio, *fit_intercept):
+    return linear("benchmark_utils.data").case(name, penalty, ratio, 0, *fit_intercept)
+
+
+def _by_cvxpy(case):
+    """Coefficients, intercept and value of the optimum, and the objective as a function."""
+    import cvxpy as cp
+
+    X = case.X.toarray() if case.sparse else case.X
+    n, p = X.shape
+    k = case.y.shape[1:]
+    w, b = cp.Variable((p, *k)), cp.Variable(k)
+    fit = X @ w + (np.ones((n, 1)) @ cp.reshape(b, (1, *k), order="C") if k else b)
+    if case.loss == "logistic":
+        loss = cp.sum(cp.logistic(-cp.multiply(case.y, fit)))
+    else:
+        loss = cp.sum_squares(case.y - fit) / 2
+    if k:
+        norms = cp.sum(cp.norm(w, 2, axis=1))
+    elif case.groups is not None:
+        norms = sum(cp.norm(w[case.groups == g]) for g in range(case.groups.max() + 1))
+    else:
+        norms = cp.norm1(w)
+    ridge = (1 - case.l1_ratio) / 2 * cp.sum_squares(w)
+    objective = loss + n * case.alpha * (case.l1_ratio * norms + ridge)
+    constraints = ([w >= 0] if case.positive else []) + ([] if case.fit_intercept else [b == 0])
+    problem = cp.Problem(cp.Minimize(objective), constraints)
+    problem.solve(cp.CLARABEL, tol_gap_abs=1e-9, tol_gap_rel=1e-9, tol_feas=1e-8)
+
+    def value(new_w, new_b):
+        w.value, b.value = new_w, np.asarray(new_b)
+        return float(objective.value)
+
+    return w.value.copy(), np.array(b.value), problem.value, value
+
+
+@pytest.fixture
+def linear(monkeypatch):
+    yield from _modules(monkeypatch, "block_coordinate")
+
+
+@pytest.mark.parametrize("full", [False, True])
+def test_plan_of_linear_models_names_what_exists(linear, full):
+    run, data = linear("run"), linear("benchmark_utils.data")
+    systems, worker = linear("benchmark_utils.systems"), linear("benchmark_utils.worker")
+    report = linear("benchmark_utils.report")
+    for job in run.plan(full):
+        json.dumps(job)
+        assert callable(getattr(worker, job["measure"]))
+        assert job["section"] in report.SECTIONS
+        for entry in [*job.get("cases", []), *([job["case"]] if "case" in job else [])]:
+            name, penalty = (entry, "l1") if isinstance(entry, str) else entry[:2]
+            assert data.parse(name)[0] in data.KINDS
+            assert penalty in data.PENALTIES
+        assert set(job.get("systems", [])) <= set(systems.SYSTEMS)
+        assert len(run.shrink([job])) == 1
+    planned = {tuple(c[:3]) for j in run.plan(full) for c in j.get("cases", []) if len(c) < 9}
+    assert set(report.SHARES) <= planned
+
+
+@pytest.mark.parametrize("which", LINEAR_CASES)
+def test_gap_of_linear_models_bounds_the_distance_from_the_optimum_and_ends_at_zero(linear, which):
+    """The optimum is that of an interior point method."""
+    data, case = linear("benchmark_utils.data"), _linear_case(linear, *which)
+    w, b, optimum, value = _by_cvxpy(case)
+    # The gap is of the order of the error of the coefficients.
+    assert -1e-9 < data.gap(case, w, b) < 2e-5
+    rng = np.random.default_rng(0)
+    n = len(case.y)
+    if case.loss == "logistic":
+        share = np.mean(case.y > 0) if case.fit_intercept else 0.5
+        scale = -n * (share * np.log(share) + (1 - share) * np.log(1 - share))
+    else:
+        centred = case.y - case.y.mean(axis=0) if case.fit_intercept else case.y
+        scale = 0.5 * (centred**2).sum()
+    for size in (1e-3, 0.3):
+        other = w + size * np.abs(w).max() * rng.standard_normal(w.shape) * (np.abs(w) > 1e-4)
+        if case.positive:
+            other = np.maximum(other, 0.0)
+        shifted = b + (size * rng.standard_normal(b.shape) if case.fit_intercept else 0.0)
+        distance = (value(other, shifted) - optimum) / scale
+        gap = data.gap(case, other, shifted)
+        assert gap >= distance - 1e-8
+        # not a bound without worth: the error of a bound is of the order of the error
+        assert gap < 100 * size
+
+
+@pytest.mark.parametrize("which", LINEAR_CASES)
+def test_systems_of_linear_models_solve_the_case_they_are_given(linear, which):
+    """An adapter that solved another problem would flatter one side."""
+    data, case = linear("benchmark_utils.data"), _linear_case(linear, *which)
+    for name in ("ours", "ours, solver", "scikit-learn", "liblinear", "celer", "skglm"):
+        cls = linear("benchmark_utils.systems").SYSTEMS[name]
+        if cls.refuses(case) or linear("benchmark_utils.systems").unavailable(name):
+            continue
+        system = cls()
+        system.prepare(case, cls.settings(case)[-1])
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            system.fit(1e-8 if cls.tuned else 1e-6)
+        assert data.gap(case, *system.answer()) <= 1e-6, name
+
+
+@pytest.mark.parametrize("name", ["dense 60x90", "sparse 90x120"])
+def test_paths_of_linear_models_reach_every_gap(linear, name):
+    data, systems = linear("benchmark_utils.data"), linear("benchmark_utils.systems")
+    case = data.case(name, "l1", 1.0)
+    alphas = case.alpha * np.geomspace(1.0, 0.05, 8)
+    for key in ("ours", "scikit-learn", "celer", "skglm"):
+        if systems.unavailable(key):
+            continue
+        system = systems.SYSTEMS[key]()
+        system.prepare(case)
+        system.path(alphas, 1e-6 if key == "ours" else 1e-9)
+        assert data.path_gaps(case, alphas, *system.answers()).max() <= 1e-6
+
+
+@pytest.mark.parametrize("which", LINEAR_CASES)
+def test_lambda_max_is_where_the_first_coefficient_appears(linear, which):
+    data = linear("benchmark_utils.data")
+    name, penalty, _, *rest = which
+    for ratio in (1.0, 1.05):
+        case = data.case(name, penalty, ratio, 0, *rest)
+        level = case.y.mean(axis=0) if case.fit_intercept else 0.0 * case.y[0]
+        if case.loss == "logistic" and case.fit_intercept:
+            share = np.mean(case.y > 0)
+            level = np.log(share / (1 - share))
+        zero = np.zeros((case.X.shape[1], *case.y.shape[1:]))
+        assert (data.gap(case, zero, level) < 1e-9) == (ratio == 1.0)
+
+
+def test_tuning_takes_the_loosest_tolerance_and_the_fastest_setting(linear, monkeypatch):
+    worker = linear("benchmark_utils.worker")
+    state = {"calls": []}
+
+    def prepare(setting):
+        state["setting"] = setting
+
+    def call(tol):
+        state["tol"] = tol
+        state["calls"].append((state["setting"]["cost"], tol))
+
+    def grade():
+        return state["setting"]["factor"] * state["tol"]
+
+    def clock(function, *arguments):
+        function(*arguments)
+        return (state["setting"]["cost"],) * 2
+
+    monkeypatch.setattr(worker, "_clock", clock)
+    settings = ({"cost": 2.0, "factor": 1e-2}, {"cost": 3.0, "factor": 1.0})
+    found = worker._tune(call, grade, prepare, settings, limit=10.0)
+    assert found[0] is settings[0]
+    assert found[1] == pytest.approx(1e-4)
+    assert sum(cost == 3.0 for cost, _ in state["calls"]) == 1  # given up at once: it is slower
+    for guess in (1e-2, 1e-4, 1e-8):  # wherever the search begins
+        assert worker._tune(call, grade, prepare, settings[:1], limit=10.0, guess=guess)[
+            1
+        ] == pytest.approx(1e-4)
+    missed = worker._tune(call, grade, prepare, settings[:1], limit=1.0)
+    assert missed[1:] == (None, 2.0, pytest.approx(1e-3))
+
+
+def _linear_results():
+    def stats(x):
+        return {"median": x, "q1": x, "q3": x, "n": 1}
+
+    def solved(system, time, seed=0, gap=1e-7, case=("dense 500x5000", "l1", 100), **more):
+        return {
+            "case": list(case), "seed": seed, "system": system, "tol": 1e-6, "setting": {},
+            "gap": gap, "nonzero": 7, "seconds": stats(time), "cpu": stats(time), **more,
+        }  # fmt: skip
+
+    small = ("dense 20000x500", "l1", 10)
+    labels = ["a9a", "l1", 10, True]
+    broken = {"case": ["dense 500x5000", "l1", 10], "seed": 0, "system": "celer", "error": "No: 1"}
+    missed = {
+        "case": list(small), "seed": 0, "system": "celer", "tol": None, "setting": {},
+        "gap": 1e-3, "tried": 2.0,
+    }  # fmt: skip
+    dense = [
+        solved("ours", 0.01), solved("celer", 0.1), solved("skglm", 0.2),
+        solved("ours", 0.03, 1), solved("celer", 0.1, 1),
+        solved("ours", 0.015, 2), solved("celer", 0.1, 2), solved("skglm", 0.001, 2, gap=1e-3),
+        solved("ours", 0.02, case=small), solved("skglm", 0.01, case=small), missed, broken,
+    ]  # fmt: skip
+    logistic = [
+        solved("ours", 0.02, gap=1e-4, case=labels), solved("skglm", 0.03, case=labels),
+        {"case": labels, "seed": 0, "system": "celer", "refused": "no intercept"},
+    ]  # fmt: skip
+    tasks = ("tasks 200x2000", "l1", 10)
+    groups = [solved("ours, solver", 0.02, case=tasks), solved("skglm", 0.03, case=tasks)]
+    cold = [
+        {
+            "system": name, "tol": 1e-6, "import": stats(0.1), "first": stats(first),
+            "cpu": stats(first), "second": stats(0.01), "gap": 1e-7,
+        }
+        for name, first in (("ours, solver", 0.5), ("ours", 1.5), ("scikit-learn", 1.2))
+    ]  # fmt: skip
+    forests = [
+        {
+            "side": side, "nodes": side**2, "in_forest": side**2 // 2, "residual": 1e-15,
+            "select": stats(0.5e-6 * side**2), "solve": stats(0.5e-6 * side**2),
+            "edges_over_forest": 0,
+        }
+        for side in (250, 1000)
+    ]  # fmt: skip
+    runs = [
+        ("dense", 1, {}, dense),
+        ("logistic", 1, {}, [*logistic, {"case": labels, "skipped": "no file"}]),
+        ("groups", 1, {}, groups),
+        ("path", 1, {}, [solved("ours", 0.5, case="dense 500x5000") | {"case": "dense 500x5000"},
+                         solved("celer", 1.0) | {"case": "dense 500x5000"}]),
+        ("cold", 1, {"case": ["dense 100x10000", "l1", 10]}, cold),
+        ("forest", 1, {}, forests),
+    ]  # fmt: skip
+    return {
+        "data": {},
+        "runs": [
+            {"job": {"section": section, "threads": threads, **job}, "answer": answer}
+            for section, threads, job, answer in runs
+        ],
+    }
+
+
+def test_report_of_linear_models_has_verdicts_losses_and_failures(linear):
+    report = linear("benchmark_utils.report")
+    text = report.markdown(_linear_results())
+    for line in (
+        "| dense 500x5000, l1, lambda_max/100: ours / best peer | ≤ 0.2 | 0.15 (seeds 0.1–0.3); "
+        "best peer celer | met |",
+        "| dense 20000x500, l1, lambda_max/10: ours / best peer | ≤ 0.45 | 2; best peer skglm | "
+        "**missed** |",
+        "| a9a, l1, lambda_max/10: ours / best peer | ≤ 0.7 | – | not measured |",
+        "| tasks 200x2000, l1, lambda_max/10: ours / best peer | ≤ 1 | 0.67; best peer skglm | met "
+        "|",
+        "| path of dense 500x5000: ours / best peer | ≤ 0.25 | 0.5; best peer celer | **missed** |",
+        "| first fit of a process, dense 100x10000, l1, lambda_max/10, solver | ≤ 0.6 s | 0.5 s | "
+        "met |",
+        "| first fit of a process, dense 100x10000, l1, lambda_max/10, estimator | ≤ 1 s | 1.5 s | "
+        "**missed** |",
+        "| forest of a lattice of 1000 × 1000: selection and solution | ≤ 2 s | 1 s | met |",
+        "- dense 20000x500, l1, lambda_max/10, seed 0, 1 thread(s): skglm is faster, ours takes "
+        "2.00 × its time",
+        "- a9a, l1, lambda_max/10, seed 0, 1 thread(s): ours is not certified, gap 1.0e-04",
+        "- first fit: scikit-learn is faster than ours, 1.20 s against 1.50 s",
+        "- dense: dense 500x5000, l1, lambda_max/10, celer: No: 1",
+        "- celer: no intercept (a9a, l1, lambda_max/10)",
+        "- celer: no gap of 1e-6 within the limit; smallest 1e-03, after 2.0 s (dense 20000x500, "
+        "l1, lambda_max/10)",
+        "- not run, no file: a9a, l1, lambda_max/10",
+    ):
+        assert line in text.splitlines()
+    # an answer without the gap is no best peer, however fast
+    assert "1 ms" not in text
+    assert len(report.failures(_linear_results())) == 1
     assert "None." in report.markdown({"runs": []})
