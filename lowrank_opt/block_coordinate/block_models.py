@@ -72,20 +72,10 @@ def make_model(view: Any, z: np.ndarray, V: np.ndarray, blocks: Any, damping: fl
     elif view.smooth.fit_intercept and not isinstance(view.smooth.loss, Squared):
         total = float(h.sum())
         sums = np.zeros((view.p, 1))
-        kernels.column_dots(view.design, h[None], features_of(view, blocks)[0], sums)
+        kernels.column_dots(view.design, h[None], view.features_of(blocks)[0], sums)
         a = sums[:, 0]
     bounds = view.bounds(blocks, h, P, a, total)
     return Model(h, P, V, a, total, inverse, *bounds, np.zeros(view.k))
-
-
-def features_of(view: Any, blocks: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return the features of blocks, one block after the other, and where each one starts."""
-    sizes = view.ptr[blocks + 1] - view.ptr[blocks]
-    ptr = np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64)
-    if ptr[-1] == blocks.size:
-        return view.order[view.ptr[blocks]], ptr
-    at = np.arange(ptr[-1]) + np.repeat(view.ptr[blocks] - ptr[:-1], sizes)
-    return view.order[at], ptr
 
 
 def penalty_at(view: Any, blocks: np.ndarray, ptr: np.ndarray, rows: np.ndarray) -> float:
@@ -137,7 +127,7 @@ def solve_model(
     goal : Goal
         Where to stop.
     """
-    features, ptr = features_of(view, blocks)
+    features, ptr = view.features_of(blocks)
     form = solver.gram == "always" or (solver.gram == "auto" and not view.sparse)
     form = form and not model.P.size
     before = np.inf
@@ -239,10 +229,10 @@ def _in_gram_form(
     if rule.kind == kernels.BOX:
         ids = blocks
     else:
-        every, ptr = features_of(view, blocks)
+        every, ptr = view.features_of(blocks)
         used = np.logical_or.reduceat((w[every] != 0).any(axis=1), ptr[:-1])
         ids = blocks[used]
-    features, ptr = features_of(view, ids)
+    features, ptr = view.features_of(ids)
     m, k = features.size, view.k
     if m == 0:
         return True

@@ -104,7 +104,7 @@ class BlockView:
         if same and np.array_equal(labels, other.labels):
             for name in (
                 "labels", "order", "ptr", "design", "y", "a", "total", "squares", "frobenius",
-                "lips", "n_blocks", "places", "grams",
+                "norms", "lips", "n_blocks", "places", "grams",
             ):  # fmt: skip
                 setattr(self, name, getattr(other, name))
         else:
@@ -146,6 +146,7 @@ class BlockView:
         sizes = np.where((counts > 1) & (counts <= _SMALL), counts * counts, 0)
         self.places = np.where(sizes > 0, np.cumsum(sizes) - sizes, -1)
         self.grams = np.zeros(int(sizes.sum()))
+        self.norms = np.maximum(self.frobenius, 1e-12 * self.frobenius.max() + 1e-300)
         self.lips = np.full(self.n_blocks, np.nan)
         if self.ptr.size == self.p + 1 and self.n_blocks == self.p:
             self.lips = self.squares.copy()
@@ -225,7 +226,7 @@ class BlockView:
     def predictors(self, w: np.ndarray, b: np.ndarray) -> np.ndarray:
         """``X w + b`` as (k, n)."""
         z = np.zeros((self.k, self.n)) + b[:, None]
-        used = np.flatnonzero(w.any(axis=1))
+        used = self.used(w)[0]
         kernels.add_columns(self.design, used, np.ascontiguousarray(w[used]), z)
         return z
 
@@ -265,12 +266,33 @@ class BlockView:
 
     # -- values and gaps ---------------------------------------------------------------------------
 
+    def used(self, w: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Features with a nonzero coefficient, and blocks with one."""
+        features = np.flatnonzero(w[:, 0] if self.k == 1 else w.any(axis=1))
+        if self.n_blocks == self.p:
+            return features, np.sort(self.labels[features])
+        mask = np.zeros(self.n_blocks, bool)
+        mask[self.labels[features]] = True
+        return features, np.flatnonzero(mask)
+
+    def features_of(self, blocks: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return the features of blocks, one block after the other, and where each one starts."""
+        sizes = self.ptr[blocks + 1] - self.ptr[blocks]
+        ptr = np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64)
+        if ptr[-1] == blocks.size:
+            return self.order[self.ptr[blocks]], ptr
+        at = np.arange(ptr[-1]) + np.repeat(self.ptr[blocks] - ptr[:-1], sizes)
+        return self.order[at], ptr
+
     def rest(self, w: np.ndarray) -> float:
-        """Penalty and ridge term."""
-        ridge = 0.5 * self.mu * float(np.sum(w * w)) if self.mu else 0.0
-        used = np.arange(self.n_blocks)
-        rows = w if self.ptr.size == self.p + 1 and self.n_blocks == self.p else w[self.order]
-        return ridge + kernels.penalty_of_blocks(self.rule, used, self.ptr, rows)
+        """Penalty and ridge term of feasible coefficients."""
+        features, blocks = self.used(w)
+        rows = w[features]
+        ridge = 0.5 * self.mu * float(np.sum(rows * rows)) if self.mu else 0.0
+        if self.rule.kind == kernels.BOX:
+            return ridge
+        features, ptr = self.features_of(blocks)
+        return ridge + kernels.penalty_of_blocks(self.rule, blocks, ptr, w[features])
 
     def gap(
         self, objective: float, z: np.ndarray, V: np.ndarray, w: np.ndarray, c: np.ndarray,

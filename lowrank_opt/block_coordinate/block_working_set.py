@@ -16,7 +16,6 @@ from lowrank_opt.block_coordinate import kernels_block_working_set as kernels
 from lowrank_opt.block_coordinate.block_models import (
     Goal,
     curve,
-    features_of,
     make_model,
     solve_model,
 )
@@ -28,7 +27,7 @@ from lowrank_opt.core.state import State
 __all__ = ["BlockState", "check", "init", "point", "step"]
 
 # Blocks with t |c| below this part of their limit are not in the working set.
-_NEAR = 0.3
+_NEAR = 0.6
 # Outer iterations after which the predictors are computed afresh.
 _REFRESH = 50
 
@@ -195,10 +194,9 @@ def _screen(view: BlockView, state: BlockState, blocks: np.ndarray, radius: floa
         spare = np.min(limits - t * u, axis=1)
     else:
         spare = limits - t * np.where(np.isfinite(sizes), sizes, 0.0)
-    norms = np.maximum(view.frobenius, 1e-300)
-    margin = np.broadcast_to(spare, norms.shape) / norms - radius
-    zero = ~np.logical_or.reduceat(state.w[view.order].any(axis=1), view.ptr[:-1])
-    out = state.alive & zero & (margin > 0) & ~view.support
+    margin = np.broadcast_to(spare, view.norms.shape) / view.norms - radius
+    out = state.alive & (margin > 0) & ~view.support
+    out[view.used(state.w)[1]] = False
     state.alive &= ~out
     state.margin[out] = margin[out]
 
@@ -210,21 +208,21 @@ def _choose(solver: Any, view: BlockView, state: BlockState) -> np.ndarray:
         _grade(view, state, blocks)
     if not solver.working_set:
         return blocks
-    support = view.support[blocks]
+    support, far = view.support[blocks], view.distance[blocks] > 0
     if view.rule.kind == kernels.BOX:
-        candidates = blocks[support | (view.distance[blocks] > 0)]
-        priority = -view.distance
+        wanted = support | far
+        key = -view.distance[blocks[wanted]]
     else:
         limits = view.rule.limits
-        reference = limits if limits.size == view.n_blocks else limits.min()
-        near = view.slack <= (1.0 - _NEAR) * reference
-        candidates = blocks[support | near[blocks] | (view.distance[blocks] > 0)]
-        norms = np.maximum(view.frobenius, 1e-12 * view.frobenius.max() + 1e-300)
-        priority = view.slack / norms
+        slack = view.slack[blocks]
+        reference = limits[blocks] if limits.size == view.n_blocks else limits.min()
+        wanted = (slack <= (1.0 - _NEAR) * reference) | support | far
+        key = slack[wanted] / view.norms[blocks[wanted]]
+    candidates, used = blocks[wanted], support[wanted]
     least = max(100, view.n_blocks // 20) if view.sparse else 100
-    size = max(least // max(1, min(10, view.p // view.n_blocks)), 2 * int(support.sum()))
+    size = max(least // max(1, min(10, view.p // view.n_blocks)), 2 * int(used.sum()))
     if candidates.size > size:
-        key = np.where(view.support[candidates], -np.inf, priority[candidates])
+        key[used] = -np.inf
         candidates = candidates[np.argpartition(key, size - 1)[:size]]
     return np.sort(candidates)
 
@@ -235,7 +233,7 @@ def _goal(solver: Any, view: BlockView, state: BlockState) -> Goal:
         size = float(np.abs(state.w).sum())
         small = goal / size if size > 0 else 0.1 * state.violation
         return Goal(small, 0.01 * goal)
-    small = max(0.1 * state.violation, 0.3 * solver.tol * view.problem.null_gradient)
+    small = max(0.01 * state.violation, 0.3 * solver.tol * view.problem.null_gradient)
     return Goal(small, 0.0)
 
 
@@ -301,7 +299,7 @@ def _descend(solver: Any, view: BlockView, state: BlockState, blocks: np.ndarray
 
 def _change(view: BlockView, z: np.ndarray, blocks: np.ndarray, D: np.ndarray, shift: Any) -> Any:
     """Change of the predictors for a change of the coefficients of some blocks."""
-    features = features_of(view, blocks)[0]
+    features = view.features_of(blocks)[0]
     U = np.zeros_like(z) + shift[:, None]
     kernels.add_columns(view.design, features, np.ascontiguousarray(D[features]), U)
     return U

@@ -246,6 +246,11 @@ def column_dots(X, V, columns, out):
 
     Cost: 2 k nnz flops.
     """
+    if V.shape[0] == 1:
+        v = V[0]
+        for place in range(columns.size):
+            out[columns[place], 0] = column_dot(X, columns[place], v)
+        return
     for place in range(columns.size):
         j = columns[place]
         column_dot_all(X, j, V, out[j])
@@ -323,7 +328,9 @@ def _top(G):
                     entry += G[u, t] * G[v, t]
                 work[u, v] = entry
                 work[v, u] = entry
-        G[:, :] = work
+        for u in range(m):
+            for v in range(m):
+                G[u, v] = work[u, v]
         power *= 2.0
     return math.exp(scale)
 
@@ -533,6 +540,13 @@ def grade_blocks(rule, blocks, order, ptr, w, c, mu, t, slack, distance, support
                 distance[b] = max(size - limit, 0.0)
             continue
         j = order[first]
+        if k == 1 and w[j, 0] == 0.0 and rule.kind != BOX:  # nearly all
+            g, limit = c[j, 0], _limit(rule, b)
+            size = max(-g, 0.0) if rule.positive else abs(g)
+            slack[b] = limit - t * size
+            distance[b] = max(size - limit, 0.0)
+            support[b] = limit == 0.0
+            continue
         near, far, used = math.inf, 0.0, False
         for output in range(k):
             v, g = w[j, output], c[j, output]
@@ -600,6 +614,15 @@ def sweep_blocks(
     Cost: 4 k nnz flops a sweep at most; blocks that do not move cost half.
     """
     k, n = V.shape
+    if k == 1 and rule.kind != GROUP and P.size == 0:
+        done, decrease, largest = _sweep_entries(
+            X, blocks, order, ptr, w, V[0], h, a, total, shift, bounds, rule, mu, sweeps, small,
+            trail,
+        )  # fmt: skip
+        if total > 0:
+            for i in range(n):
+                V[0, i] += shift[0] * (h[i] if h.size else 1.0)
+        return done, decrease, largest
     widest = 0
     for place in range(blocks.size):
         widest = max(widest, ptr[blocks[place] + 1] - ptr[blocks[place]])
@@ -659,6 +682,41 @@ def sweep_blocks(
         for c in range(k):
             for i in range(n):
                 V[c, i] += shift[c] * (h[i] if h.size else 1.0)
+    return done, decrease, largest
+
+
+@njit(cache=True, nogil=True, error_model="numpy", fastmath=_FAST)
+def _sweep_entries(
+    X, blocks, order, ptr, w, v, h, a, total, shift, bounds, rule, mu, sweeps, small, trail
+):
+    # As below, for blocks of one number.
+    decrease, largest, done = 0.0, 0.0, 0
+    for _ in range(sweeps):
+        decrease, largest = 0.0, 0.0
+        for place in range(blocks.size):
+            b = blocks[place]
+            j = order[ptr[b]]
+            before = w[j, 0]
+            g = column_dot(X, j, v) + mu * before
+            if total > 0:
+                g += shift[0] * a[j]
+            bound = bounds[b, 0] + mu
+            if before == 0.0 and rule.kind == ENTRY and abs(g) <= _limit(rule, b):
+                continue
+            after = prox_entry(rule, b, before - g / bound, 1.0 / bound)
+            d = after - before
+            if d != 0.0:
+                w[j, 0] = after
+                decrease += bound * d * d
+                largest = max(largest, bound * abs(d))
+                column_add(X, j, d, h, v)
+                if total > 0:
+                    shift[0] -= a[j] / total * d
+        done += 1
+        if trail.size:
+            _remember(trail, done - 1, blocks, order, ptr, w)
+        if largest <= small:
+            break
     return done, decrease, largest
 
 
