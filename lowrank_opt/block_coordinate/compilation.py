@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import scipy.sparse as sp
 
+from lowrank_opt.block_coordinate.affinity import knn_affinity
 from lowrank_opt.block_coordinate.composite import CompositeProblem
 from lowrank_opt.block_coordinate.descent import BlockCoordinateDescent
 from lowrank_opt.block_coordinate.glm import GLMProblem
@@ -70,6 +71,7 @@ def _runs(X: Any) -> Iterator[tuple[str, Any, Any]]:
     quadratic = QuadraticProblem(sp.csr_array(chain), np.ones(n))
     for rules in ({}, {"blocks": "greedy_forest"}, {"blocks": "color", "selection": "cyclic"}):
         yield "quadratics", BlockCoordinateDescent(max_iter=4, **rules), quadratic
-    affinity = sp.csr_array(np.eye(n, k=1) + np.eye(n, k=-1))
-    clusters = LaplacianPrototypeProblem(X, affinity, 3)
-    yield "prototypes", BoundOptimizer(max_iter=3), clusters
+    for d in (2, p):  # neighbours by a tree, and by tiles of distances
+        affinity = knn_affinity(X[:, :d], 4)
+        clusters = LaplacianPrototypeProblem(X[:, :d], affinity, 3)
+        yield "prototypes", BoundOptimizer(max_iter=3), clusters

@@ -61,7 +61,8 @@ class SparseGLMSolver(Solver):
         Whether to take Newton steps on the support.
     gram : {"auto", "always", "never"}, default="auto"
         Whether coordinate descent on the support works on products of columns instead of
-        residuals; "auto": by what both cost.
+        residuals; "auto": by what both cost. "never" leaves out the Newton steps of the squared
+        loss too, which need these products.
     tol : float, default=1e-6
         Stops when the residual is at most `tol`: the duality gap over ``problem.scale``, or, for
         problems without one (``problem.measure``), the largest distance to the subdifferential

@@ -38,6 +38,7 @@ _CAPABILITIES = {
     "HasMonotoneOperator": "a monotone operator",
     "HasObjective": "an objective",
     "HasObservations": "observed entries of a matrix",
+    "HasPrototypes": "prototypes and an affinity of points",
     "HasProx": "a proximal operator",
     "HasSmoothPart": "a smooth part with oracles by block",
 }
