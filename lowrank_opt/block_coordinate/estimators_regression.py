@@ -34,18 +34,24 @@ class Lasso(LinearRegressor):
         it is least squares.
     fit_intercept : bool, default=True
         Whether to fit an intercept. The data are centred implicitly: sparse data stay sparse.
-    precompute, copy_X, random_state, selection
-        Without effect, accepted so that code for scikit-learn works: products of columns are
-        used where they pay, the data are never overwritten, nothing is random.
+    precompute : bool, "auto" or array-like, default=False
+        Without effect, accepted so that code for scikit-learn works: products of columns are used
+        where they pay.
+    copy_X : bool, default=True
+        Without effect: the data are never overwritten.
     max_iter : int, default=1000
         Limit on iterations, which read the whole data once each.
     tol : float, default=1e-6
         Largest duality gap relative to that of the model without coefficients,
-        :math:`\tfrac12 \sum_i s_i (y_i - \bar y)^2`. (scikit-learn's unit is twice as large.)
+        :math:`\tfrac12 \sum_i s_i (y_i - \bar y)^2`; scikit-learn's unit is twice as large.
     warm_start : bool, default=False
         Whether to start from the coefficients of the last fit, if they are as many.
     positive : bool, default=False
         Whether coefficients must be at least 0.
+    random_state : object, default=None
+        Without effect: nothing is random.
+    selection : {"cyclic", "random"}, default="cyclic"
+        Without effect: the coefficients that matter most come first.
     weights : array-like of shape (n_features,) or None, default=None
         Weights of the features in the penalty: 0 leaves a feature unpenalised, infinity
         excludes it; ``None``: 1 for all.
@@ -157,17 +163,23 @@ class ElasticNet(LinearRegressor):
         is solved by elimination.
     fit_intercept : bool, default=True
         Whether to fit an intercept. The data are centred implicitly: sparse data stay sparse.
-    precompute, copy_X, random_state, selection
-        Without effect, accepted so that code for scikit-learn works: products of columns are
-        used where they pay, the data are never overwritten, nothing is random.
+    precompute : bool, "auto" or array-like, default=False
+        Without effect, accepted so that code for scikit-learn works: products of columns are used
+        where they pay.
     max_iter : int, default=1000
         Limit on iterations, which read the whole data once each.
+    copy_X : bool, default=True
+        Without effect: the data are never overwritten.
     tol : float, default=1e-6
         Largest duality gap relative to that of the model without coefficients.
     warm_start : bool, default=False
         Whether to start from the coefficients of the last fit, if they are as many.
     positive : bool, default=False
         Whether coefficients must be at least 0.
+    random_state : object, default=None
+        Without effect: nothing is random.
+    selection : {"cyclic", "random"}, default="cyclic"
+        Without effect: the coefficients that matter most come first.
     weights : array-like of shape (n_features,) or None, default=None
         Weights :math:`c_j` of the absolute values: 0 leaves only the ridge term of a feature,
         infinity excludes it; ``None``: 1 for all.
@@ -260,7 +272,7 @@ class GroupLasso(LinearRegressor):
         Share of the norms of groups, in (0, 1]; the rest is a ridge term.
     fit_intercept : bool, default=True
         Whether to fit an intercept. The data are centred implicitly: sparse data stay sparse.
-    copy_X, random_state, selection
+    copy_X : bool, default=True
         Without effect, accepted so that code for scikit-learn's ``MultiTaskLasso`` works.
     max_iter : int, default=1000
         Limit on iterations.
@@ -270,6 +282,10 @@ class GroupLasso(LinearRegressor):
         Whether to start from the coefficients of the last fit, if they are as many.
     positive : bool, default=False
         Whether coefficients must be at least 0.
+    random_state : object, default=None
+        Without effect: nothing is random.
+    selection : {"cyclic", "random"}, default="cyclic"
+        Without effect: the coefficients that matter most come first.
     weights : array-like of shape (n_groups,) or None, default=None
         Weights of the groups: 0 leaves a group unpenalised, infinity excludes it; ``None``: the
         square root of the number of features of each.

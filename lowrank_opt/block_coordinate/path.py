@@ -81,7 +81,7 @@ def lasso_path(
     copy_X: bool = True,
     verbose: Any = False,
 ) -> tuple[Any, ...]:
-    r"""Coefficients of the lasso or elastic net for a sequence of strengths of the penalty.
+    r"""Solve the lasso or elastic net for a sequence of strengths of the penalty.
 
     .. math:: \min_{w, b}\; \frac1{2n} \|y - Xw - b\|^2
        + \alpha \Bigl(\rho \|w\|_1 + \frac{1 - \rho}2 \|w\|_2^2\Bigr)
@@ -124,8 +124,14 @@ def lasso_path(
         Threads of BLAS.
     return_n_iter : bool, default=False
         Whether to return the numbers of iterations.
-    precompute, Xy, copy_X, verbose
-        Without effect; accepted so that calls of scikit-learn's function work.
+    precompute : object, default="auto"
+        Without effect, as what follows; accepted so that calls of scikit-learn's function work.
+    Xy : object, default=None
+        Without effect.
+    copy_X : bool, default=True
+        Without effect: the data are never overwritten.
+    verbose : bool or int, default=False
+        Without effect: nothing is printed.
 
     Returns
     -------
