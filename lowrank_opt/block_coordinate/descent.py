@@ -315,11 +315,14 @@ class BlockCoordinateDescent(Solver):
         return _inside(problem.penalty, x)
 
 
-def _patience(plan: Plan) -> int:
+def _patience(plan: Plan) -> float:
     """Updates without change after which there will be none."""
-    if plan.choice.selection in GREEDY:
+    rule = plan.choice.selection
+    if rule in GREEDY:
         return 2 * plan.options.greedy_refresh
-    return (2 if plan.choice.selection == "cyclic" else 50) * plan.n_blocks
+    if rule == "lipschitz":  # some blocks may come very rarely
+        return np.inf
+    return (2 if rule == "cyclic" else 50) * plan.n_blocks
 
 
 def _update_block(plan: Plan, state: Any) -> None:

@@ -34,6 +34,8 @@ _SHORTEST, _LONGEST = 0.1, 0.5
 _MODEL = 0.3
 # How near a bound a variable is held, relative to the largest of the block.
 _NEAR = 1e-4
+# Part of the gradient that a Newton step may leave, and curvature that is taken for none.
+_SEEN, _FLAT = 1e-3, 1e-10
 # The largest block of a sparse quadratic that is factorised as a dense one.
 _DENSE = 300
 
@@ -178,10 +180,32 @@ def _newton(plan: Plan, state: Any, k: int, b: NDArray[Any], g: NDArray[Any]) ->
     if plan.quadratic:
         return _matrix(plan, state, k, b, g)
     H = plan.smooth.block_hessian(state.work, state.x, b)
+    return _search(plan, state, b, _newton_step(plan, state, b, H, g), g)
+
+
+def _newton_step(
+    plan: Plan, state: Any, b: NDArray[Any], H: NDArray[Any], g: NDArray[Any], ridge: float = 0.0
+) -> NDArray[Any]:
+    """Newton direction; where the Hessian does not see the gradient, one that descends anyway.
+
+    A flat Hessian (saturated logistic losses, the linear part of Huber's) is replaced by its
+    bound, or without one by a gradient step that changes no predictor by more than 1.
+    """
     d = -solve_positive(H, g)
-    if not float(g @ d) < 0.0 and g.any():  # no curvature where the gradient points
-        d = -g / max(float(np.linalg.norm(g)), 1e-300)
-    return _search(plan, state, b, d, g)
+    size = float(np.linalg.norm(g))
+    if float(np.linalg.norm(H @ d + g)) <= _SEEN * size and np.isfinite(d).all():
+        return d
+    if np.isfinite(plan.lipschitz[b]).all():
+        bound = plan.smooth.block_bound(b)
+        bound[np.diag_indices(b.size)] += ridge
+        d = -solve_positive(bound, g)
+        if float(np.linalg.norm(bound @ d + g)) <= _SEEN * size:
+            return d
+        # With a penalty the slope may point where the data do not.
+        bound[np.diag_indices(b.size)] += _SEEN * float(bound.diagonal().max() or 1.0)
+        return -solve_positive(bound, g)
+    along = float(np.abs(plan.smooth.direction(b, g)).max(initial=0.0))
+    return -g / (along or size or 1.0)
 
 
 def _cubic(plan: Plan, state: Any, k: int, b: NDArray[Any], g: NDArray[Any]) -> Move:
@@ -339,6 +363,9 @@ def _prox_newton(plan: Plan, state: Any, k: int, b: NDArray[Any], g: NDArray[Any
         H = plan.keep("bound", k, b.size**2, lambda: smooth.block_bound(b))
     else:
         H = smooth.block_hessian(work, x, b)
+        bounds = plan.lipschitz[b]
+        # Flat directions would have no end.
+        H[np.diag_indices(b.size)] += _FLAT * np.where(np.isfinite(bounds), bounds, H.diagonal())
     now = x[b]
     new = _solve_model(plan, b, H, g, now, _model_goal(plan, state, b, g, _MODEL))
     if plan.quadratic:  # the model is the objective
@@ -368,7 +395,8 @@ def _tmp(plan: Plan, state: Any, k: int, b: NDArray[Any], g: NDArray[Any]) -> Mo
     H = smooth.block_hessian(work, x, b)
     n = penalty.count(b)
     H[np.arange(n), np.arange(n)] += penalty.curvature
-    scale = np.where(H.diagonal() > 0, H.diagonal(), 1.0)
+    scale = np.maximum(H.diagonal(), _FLAT * float(H.diagonal().max(initial=0.0)))
+    scale[scale == 0.0] = 1.0
     moved = np.clip(now - slope / scale, low, high) - now
     near = min(_NEAR * float(np.abs(now).max()), float(np.linalg.norm(moved)))
     held = ((now <= low + near) & (slope > 0)) | ((now >= high - near) & (slope < 0))
@@ -377,14 +405,12 @@ def _tmp(plan: Plan, state: Any, k: int, b: NDArray[Any], g: NDArray[Any]) -> Mo
     d = -slope / scale
     if free.size:
         part = H[np.ix_(free, free)]
-        d[free] = -solve_positive(part, slope[free])
-        if not float(slope[free] @ d[free]) <= 0.0:
-            d[free] = -slope[free] / scale[free]
+        d[free] = _newton_step(plan, state, b[free], part, slope[free], penalty.curvature)
     start = smooth.value_at(work, x) + penalty.value(b, now)
     slack = 4.0 * _EPS * abs(start)
     promised = float(slope[free] @ d[free])
     t = 1.0
-    for _ in range(_TRIALS):
+    for trial in range(_TRIALS):
         new = np.clip(now + t * d, low, high)
         step = new - now
         direction = smooth.direction(b, step)
@@ -393,7 +419,7 @@ def _tmp(plan: Plan, state: Any, k: int, b: NDArray[Any], g: NDArray[Any]) -> Mo
         wanted = t * promised + float(slope[held] @ step[held])
         if value <= start + plan.options.armijo * wanted + slack:
             return new, direction
-        t *= 0.5
+        t *= _LONGEST if trial < 10 else _SHORTEST
     return now, None
 
 

@@ -631,6 +631,22 @@ class TestRuns:
             assert result.status is Status.STALLED
             assert "rounding" in result.message
 
+    @pytest.mark.parametrize("update", ["newton", "tmp", "prox_newton"])
+    @pytest.mark.parametrize("loss", ["huber", "logistic"])
+    def test_starts_where_the_hessian_is_flat_lead_to_the_solution(self, loss, update):
+        smooth = regression(loss=loss, n=9, p=12, fit_intercept=True)
+        problem = smooth if update == "newton" else CompositeProblem(smooth, L1(1.0))
+        far = 300.0 * np.random.default_rng(5).standard_normal(13)
+        result = BlockCoordinateDescent(
+            block_size="all", selection="cyclic", update=update, tol=1e-7, max_iter=3000
+        ).solve(problem, x0=far)
+        assert result.success, result.message
+
+    def test_rare_blocks_are_waited_for(self):
+        A = np.diag([1e6, 1.0, 1.0])
+        solver = BlockCoordinateDescent(selection="lipschitz", block_size=1, max_iter=1000)
+        assert solver.solve(QuadraticProblem(A, [1e6, 0.0, 9e5])).status is Status.ITERATION_LIMIT
+
     def test_a_matrix_that_is_not_definite_is_a_numerical_failure(self):
         A = sp.csr_array(np.array([[1.0, 2.0], [2.0, 1.0]]))
         result = BlockCoordinateDescent(blocks="greedy_forest").solve(QuadraticProblem(A, [1.0, 0]))
