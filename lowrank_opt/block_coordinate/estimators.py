@@ -264,7 +264,9 @@ def moved(problem: CompositeProblem, coef: Any, intercept: Any) -> NDArray[Any]:
 
 
 def note(result: Result, alpha: float, largest: float) -> None:
-    """Say it in the message when the penalty is too strong for anything to happen.
+    """Make a result fit to be kept: without its state, which has a matrix of products.
+
+    The message says so when the penalty is too strong for anything to happen.
 
     Parameters
     ----------
@@ -273,6 +275,7 @@ def note(result: Result, alpha: float, largest: float) -> None:
     alpha, largest : float
         Strength of the penalty, and the smallest one that has this effect.
     """
+    result["state"] = None
     if alpha >= largest:
         result["message"] += (
             f" alpha={alpha:.6g} is at least alpha_max_={largest:.6g}: all penalised coefficients "

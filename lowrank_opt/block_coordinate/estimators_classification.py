@@ -94,7 +94,7 @@ class SparseLogisticRegression(ClassifierMixin, LinearModel):
     n_iter_ : int
         Iterations, at least 1 as scikit-learn asks for; ``result_.nit`` may be 0.
     result_ : Result
-        Result of the solver, with its certificate.
+        Result of the solver, with its certificate, without its state.
     n_features_in_ : int
         Number of features.
     feature_names_in_ : ndarray of str

@@ -80,7 +80,7 @@ class Lasso(LinearRegressor):
     n_iter_ : int or list of int
         Iterations, at least 1 as scikit-learn asks for; ``result_.nit`` may be 0.
     result_ : Result or list of Result
-        Result of the solver, with its certificate.
+        Result of the solver, with its certificate, without its state.
     n_features_in_ : int
         Number of features.
     feature_names_in_ : ndarray of str

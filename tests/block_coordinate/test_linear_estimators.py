@@ -625,6 +625,10 @@ def test_pipeline_clone_and_pickle():
     copy = pickle.loads(pickle.dumps(clone(model).fit(X, y)))
     np.testing.assert_array_equal(copy.predict(X), expected)
     assert copy[-1].result_.certificate.gap is not None
+    X, y = regression(300, 600)
+    model = Lasso(0.01).fit(X, y)
+    assert len(model.active_set_) > 100
+    assert len(pickle.dumps(model)) < 20_000  # coefficients, no matrices
 
 
 def test_keywords_of_scikit_learn_are_accepted_and_have_no_effect():
