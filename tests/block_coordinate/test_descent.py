@@ -77,7 +77,7 @@ def regression(seed=0, n=40, p=15, loss="squared", sparse=False, **options):
 
 
 def solve(problem, **options):
-    result = BlockCoordinateDescent(**{"tol": 1e-10, **options}).solve(problem)
+    result = BlockCoordinateDescent(**{"tol": 1e-10, "max_iter": 50_000, **options}).solve(problem)
     assert result.status is Status.CONVERGED, result.message
     return result
 
