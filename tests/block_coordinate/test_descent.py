@@ -418,6 +418,12 @@ class TestPenalties:
         result = BlockCoordinateDescent(tol=1e-9).solve(problem, x0=np.full(12, 5.0))
         assert result.success and (result.x >= 0).all() and (result.x <= 0.1).all()
 
+    @pytest.mark.parametrize("penalty", [NonNegative(), GroupL1(1.0, np.arange(12), None, True)])
+    def test_a_negative_start_is_moved_to_zero_at_once(self, penalty):
+        state = BlockCoordinateDescent().init(CompositeProblem(quadratic(), penalty), -np.ones(12))
+        np.testing.assert_array_equal(state.x, 0.0)
+        np.testing.assert_array_equal(state.work, 0.0)
+
     def test_float32_answers_stay_inside_the_bounds(self):
         q = quadratic()
         problem = CompositeProblem(
