@@ -21,6 +21,7 @@ from lowrank_opt.block_coordinate.penalized import (
     sibling,
 )
 from lowrank_opt.block_coordinate.sparse_glm import SparseGLMSolver
+from lowrank_opt.core.errors import ProblemTypeError
 from lowrank_opt.core.params import COUNT, TOLERANCE, Interval, StrOptions, validate_parameters
 from lowrank_opt.core.sklearn_bridge import (
     CallbackSupportMixin,
@@ -37,7 +38,7 @@ if TYPE_CHECKING:
     from lowrank_opt.core.result import Result
     from lowrank_opt.core.solver import Solver
 
-__all__ = ["COMMON", "FLOATS", "LinearModel", "LinearRegressor", "moved", "note"]
+__all__ = ["COMMON", "FLOATS", "LinearModel", "LinearRegressor", "note", "start_of"]
 
 FLOATS = [np.float64, np.float32]
 _CHOICES: dict[str, tuple[str, dict[str, Any]]] = {"auto": ("SparseGLMSolver", {})}
@@ -157,6 +158,10 @@ class LinearRegressor(RegressorMixin, LinearModel):
             self, X, y, accept_sparse="csc", order="F", dtype=FLOATS, multi_output=True,
             y_numeric=True, ensure_all_finite=False,
         )  # fmt: skip
+        if sp.issparse(y):
+            raise ProblemTypeError(
+                "y is a sparse matrix; dense targets are needed: use y.toarray()"
+            )
         n, p = X.shape
         alpha, keywords = self._penalty(p)
         Y = y.reshape(n, -1)
@@ -171,7 +176,7 @@ class LinearRegressor(RegressorMixin, LinearModel):
                 smooth = sibling(smooth, y=np.array(column, np.float64))
             problem = penalized(smooth, n * alpha, **keywords)
             rows = slice(None) if self._jointly else slice(k, k + 1)
-            start = None if starts is None else moved(problem, *(part[rows] for part in starts))
+            start = None if starts is None else start_of(problem, *(part[rows] for part in starts))
             start = eliminate(problem) if needs_least_squares(problem) else start
             results.append(run_solver(self, solver, problem, X=X, bridge=bridge, x0=start))
             largest.append(self._smallest_null(smooth, keywords))
@@ -240,13 +245,13 @@ class LinearRegressor(RegressorMixin, LinearModel):
         return self._predictors(X)
 
 
-def moved(problem: CompositeProblem, coef: Any, intercept: Any) -> NDArray[Any]:
-    """Return a start from rows of coefficients and intercepts, moved to where it is admitted.
+def start_of(problem: CompositeProblem, coef: Any, intercept: Any) -> NDArray[Any]:
+    """Return a start from rows of coefficients and intercepts; solvers make it feasible.
 
     Parameters
     ----------
     problem : CompositeProblem
-        The problem; its penalty may be another one than that of the fit they come from.
+        The problem.
     coef : ndarray of shape (n_outputs, n_features)
         Coefficients.
     intercept : ndarray of shape (n_outputs,)
@@ -257,9 +262,6 @@ def moved(problem: CompositeProblem, coef: Any, intercept: Any) -> NDArray[Any]:
     x[: smooth.n_features] = coef.T
     if smooth.fit_intercept:
         x[-1] = intercept
-    w = problem.coefficients(x.reshape(-1))
-    if not np.isfinite(problem.penalty.value(w)):
-        w[...] = problem.penalty.prox(w.copy(), np.finfo(np.float64).tiny)
     return x.reshape(problem.x_shape)
 
 

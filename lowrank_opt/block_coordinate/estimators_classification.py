@@ -10,7 +10,7 @@ from sklearn.base import ClassifierMixin
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import validate_data
 
-from lowrank_opt.block_coordinate.estimators import COMMON, FLOATS, LinearModel, moved, note
+from lowrank_opt.block_coordinate.estimators import COMMON, FLOATS, LinearModel, note, start_of
 from lowrank_opt.block_coordinate.glm import GLMProblem
 from lowrank_opt.block_coordinate.groups import group_labels, group_weights
 from lowrank_opt.block_coordinate.penalized import (
@@ -215,7 +215,7 @@ class SparseLogisticRegression(ClassifierMixin, LinearModel):
         problem = penalized(smooth, n * self.alpha, self.l1_ratio, weights=weights, groups=groups)
         start, rows = None, 1 if two else len(classes)
         if self.warm_start and np.shape(getattr(self, "coef_", None)) == (rows, p):
-            start = moved(problem, self.coef_, self.intercept_)
+            start = start_of(problem, self.coef_, self.intercept_)
         solver = self._make_solver(X.dtype)
         self.result_ = run_solver(self, solver, problem, X=X, x0=start)
         self.alpha_max_ = float("inf")

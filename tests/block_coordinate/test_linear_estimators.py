@@ -573,6 +573,12 @@ def test_a_warm_start_from_what_no_longer_fits():
     np.testing.assert_allclose(model.coef_, theirs.coef_, atol=1e-6)
     model.set_params(positive=False, weights=np.where(model.coef_ > 0, np.inf, 1.0)).fit(X, y)
     assert model.result_.success
+    groups = GroupLasso(0.05, warm_start=True, tol=1e-10).fit(X, y)
+    assert (groups.coef_ < 0).any()
+    groups.set_params(positive=True).fit(X, y)
+    np.testing.assert_allclose(groups.coef_, theirs.coef_, atol=1e-4)
+    groups.set_params(weights=np.where(groups.coef_ > 0, np.inf, 1.0)).fit(X, y)
+    assert groups.result_.success
     model.set_params(weights=None).fit(X[:, :30], y)  # other features: from the beginning
     assert model.coef_.shape == (30,)
     model.fit(X[:, :30], np.column_stack([y, y]))
@@ -793,6 +799,12 @@ def test_bad_data(model, change, message):
         y = y[:-1]
     with pytest.raises(ValueError, match=message):
         model.fit(X, y, sample_weight=change.get("s"))
+
+
+def test_sparse_targets_are_refused():
+    X, y = regression(targets=2)
+    with pytest.raises(TypeError, match="y is a sparse matrix; dense targets are needed"):
+        Lasso().fit(X, sp.csr_array(y))
 
 
 def test_bad_classes():
