@@ -21,8 +21,8 @@ from lowrank_opt.block_coordinate.block_models import (
 )
 from lowrank_opt.block_coordinate.block_view import BlockView
 from lowrank_opt.block_coordinate.losses import Huber, Squared
+from lowrank_opt.block_coordinate.sparse_state import SparseState
 from lowrank_opt.core.errors import ProblemError
-from lowrank_opt.core.state import State
 
 __all__ = ["BlockState", "check", "init", "point", "step"]
 
@@ -33,7 +33,7 @@ _REFRESH = 50
 
 
 @dataclass
-class BlockState(State):
+class BlockState(SparseState):
     """State of the engine.
 
     Parameters

@@ -72,7 +72,7 @@ def grade(smooth: Any, penalty: Any, x: Any, measure: str = "subgradient") -> Ce
     """
     flat = smooth.flat(x)
     m = smooth.n_coefficients
-    w = flat[:m] if smooth.n_outputs == 1 else flat[:m].reshape(-1, smooth.n_outputs)
+    w = flat[:m].reshape(-1, *smooth.x_shape[1:])
     if measure == "subgradient":
         objective, gradient = _value_and_gradient(smooth, flat, w)
         if penalty is not None:

@@ -59,6 +59,11 @@ def _runs(X: Any) -> Iterator[tuple[str, Any, Any]]:
         logistic = GLMProblem(design, np.where(y > 0, 1.0, -1.0), "logistic", fit_intercept=True)
         alpha = 0.05 * logistic.null_gradient
         yield f"logistic, {kind}", fast, CompositeProblem(logistic, L1(alpha))
+        counts = np.maximum(np.round(np.abs(y)), 0.0)
+        for loss, targets in (("huber", y), ("poisson", counts)):
+            model = GLMProblem(design, targets, loss, fit_intercept=True)
+            alpha = 0.05 * model.null_gradient
+            yield f"{loss}, {kind}", fast, CompositeProblem(model, L1(alpha))
         groups = GroupL1(alpha, np.arange(p) // 4)
         yield f"groups, {kind}", fast, CompositeProblem(squared, groups)
         yield f"non-convex, {kind}", fast, CompositeProblem(squared, MCP(alpha))

@@ -22,8 +22,8 @@ import numpy as np
 from lowrank_opt.block_coordinate import kernels_prox_newton as kernels
 from lowrank_opt.block_coordinate import newton_models as models
 from lowrank_opt.block_coordinate.losses import Huber, Logistic, Poisson
+from lowrank_opt.block_coordinate.sparse_state import SparseState
 from lowrank_opt.core.errors import ProblemTypeError
-from lowrank_opt.core.state import State
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -42,12 +42,10 @@ _REFRESH = 50
 _BALANCED = 1e-3
 # Factors of the curvature that Huber's loss is given outside its quadratic part, and its least.
 _SOFTER, _HARDER, _SOFTEST = 0.1, 10.0, 1e-6
-# Iterations without a step before a run has stalled.
-_PATIENCE = 3
 
 
 @dataclass
-class ProxNewtonState(State):
+class ProxNewtonState(SparseState):
     """State of a run with proximal Newton steps.
 
     Parameters
@@ -74,8 +72,6 @@ class ProxNewtonState(State):
         Curvature that Huber's loss is given outside its quadratic part, against the secant's.
     limit : float
         Weight of the penalty.
-    failures : int
-        Steps in a row that did not decrease the objective.
     precise : bool
         Whether models are kept in double precision, since single did not do.
     """
@@ -91,7 +87,6 @@ class ProxNewtonState(State):
     support: int = 0
     softness: float = 1.0
     limit: float = 0.0
-    failures: int = 0
     precise: bool = False
 
 

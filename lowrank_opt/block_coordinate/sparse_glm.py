@@ -5,15 +5,18 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any, ClassVar
 
+import numpy as np
+
 from lowrank_opt.block_coordinate.glm import GLMProblem
 from lowrank_opt.block_coordinate.losses import Softmax, Squared
 from lowrank_opt.core.params import StrOptions
 from lowrank_opt.core.protocols import HasSmoothPart
 from lowrank_opt.core.solver import Solver
+from lowrank_opt.core.state import Status
 from lowrank_opt.numerics.penalties import SquaredL2
 
 if TYPE_CHECKING:
-    from lowrank_opt.core.state import State
+    from lowrank_opt.block_coordinate.sparse_state import SparseState
 
 __all__ = ["SparseGLMSolver"]
 
@@ -85,6 +88,9 @@ class SparseGLMSolver(Solver):
     inner iterations, which read the working set only. Memory beyond the data:
     ``O(n_samples + n_features)`` and, in Gram form, the square of the largest support, at most
     4000 columns.
+
+    Without a new least residual for 40 iterations, or when three in a row find no step, the status
+    is ``STALLED``: rounding, or a nearly flat objective, allows no more.
 
     Guarantee: for convex problems every answer with status ``CONVERGED`` has the accuracy that
     its certificate says, whatever the steps were. For MCP and SCAD it is a stationary point.
@@ -177,14 +183,14 @@ class SparseGLMSolver(Solver):
             name = "block"
         return importlib.import_module(_ENGINES[name])
 
-    def init(self, problem: Any, x0: Any = None) -> State:
+    def init(self, problem: Any, x0: Any = None) -> SparseState:
         """Return the first state; see :class:`Solver`."""
         engine = self.engine(problem)
         engine.check(self, problem)
-        state: State = engine.init(self, problem, x0)
+        state: SparseState = engine.init(self, problem, x0)
         return state
 
-    def follow(self, problem: Any, previous: State) -> State:
+    def follow(self, problem: Any, previous: SparseState) -> SparseState:
         """Return the first state of a problem with the same data and another penalty.
 
         Parameters
@@ -194,17 +200,24 @@ class SparseGLMSolver(Solver):
         previous : State
             Last state of the run on the other penalty; it is used up.
         """
-        state: State = self.engine(problem).init(self, problem, None, previous)
+        state: SparseState = self.engine(problem).init(self, problem, None, previous)
+        state.idle, state.failures, state.best_residual = 0, 0, np.inf
         return state
 
-    def step(self, problem: Any, state: Any, n: int = 1) -> State:
+    def step(self, problem: Any, state: Any, n: int = 1) -> SparseState:
         """Do `n` iterations; see :class:`Solver`."""
         engine = self.engine(problem)
         for _ in range(n):
             state = engine.step(self, problem, state)
+            state.look()
             if self.terminate(problem, state) is not None:
                 break
         return state
+
+    def terminate(self, problem: Any, state: Any) -> Status | None:
+        """Return why to stop: ``STALLED`` where rounding, or the method, allows no progress."""
+        status = super().terminate(problem, state)
+        return Status.STALLED if status is None and state.stalled else status
 
     def point(self, problem: Any, state: Any) -> Any:
         """Return coefficients and intercept."""

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from lowrank_opt.block_coordinate import kernels_squared as kernels
+from lowrank_opt.block_coordinate.sparse_state import SparseState
 from lowrank_opt.block_coordinate.squared_newton import newton
-from lowrank_opt.core.state import State
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -49,7 +49,7 @@ _NO_HISTORY = np.empty((0, 0))
 
 
 @dataclass
-class SquaredState(State):
+class SquaredState(SparseState):
     """State of the engine.
 
     Parameters

@@ -394,6 +394,18 @@ def test_the_zero_point_is_optimal_from_lambda_max_on():
         assert below.residual > 1e-4
 
 
+def test_one_column_of_targets_is_graded_as_a_vector():
+    rng = np.random.default_rng(0)
+    X, y = rng.standard_normal((20, 5)), rng.standard_normal(20)
+    x = rng.standard_normal(6)
+    vector = CompositeProblem(GLMProblem(X, y, fit_intercept=True), L1(0.5))
+    column = CompositeProblem(GLMProblem(X, y[:, None], fit_intercept=True), L1(0.5))
+    assert column.x_shape == (6, 1)
+    expected, found = vector.certificate(x), column.certificate(x[:, None])
+    assert found.gap == pytest.approx(expected.gap, rel=1e-12)
+    assert found.residual == pytest.approx(expected.residual, rel=1e-12)
+
+
 def test_float32_data_are_graded_in_float64():
     problem = CompositeProblem(make(dtype=np.float32), L1(0.5))
     double = CompositeProblem(
