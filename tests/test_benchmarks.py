@@ -514,6 +514,8 @@ def _linear_results():
         solved("ours", 0.02, gap=1e-4, case=labels), solved("skglm", 0.03, case=labels),
         {"case": labels, "seed": 0, "system": "celer", "refused": "no intercept"},
     ]  # fmt: skip
+    wide = ("wide support 3000x6000", "l1", 50)
+    stopped = [solved("ours", 1.0, case=wide), {**missed, "case": list(wide), "tried": 4.0}]
     tasks = ("tasks 200x2000", "l1", 10)
     groups = [solved("ours, solver", 0.02, case=tasks), solved("skglm", 0.03, case=tasks)]
     cold = [
@@ -535,6 +537,7 @@ def _linear_results():
         ("dense", 1, {}, dense),
         ("logistic", 1, {}, [*logistic, {"case": labels, "skipped": "no file"}]),
         ("groups", 1, {}, groups),
+        ("wide", 1, {}, stopped),
         ("path", 1, {}, [solved("ours", 0.5, case="dense 500x5000") | {"case": "dense 500x5000"},
                          solved("celer", 1.0) | {"case": "dense 500x5000"}]),
         ("cold", 1, {"case": ["dense 100x10000", "l1", 10]}, cold),
@@ -560,6 +563,8 @@ def test_report_of_linear_models_has_verdicts_losses_and_failures(linear):
         "| a9a, l1, lambda_max/10: ours / best peer | ≤ 0.7 | – | not measured |",
         "| tasks 200x2000, l1, lambda_max/10: ours / best peer | ≤ 1 | 0.67; best peer skglm | met "
         "|",
+        "| wide support 3000x6000, l1, lambda_max/50: ours / best peer | ≤ 1 | < 0.25: all peers "
+        "were stopped before they had the gap | met |",
         "| path of dense 500x5000: ours / best peer | ≤ 0.25 | 0.5; best peer celer | **missed** |",
         "| first fit of a process, dense 100x10000, l1, lambda_max/10, solver | ≤ 0.6 s | 0.5 s | "
         "met |",

@@ -88,19 +88,32 @@ def _ratio(rows, system=OURS, clock="seconds"):
     return ours[clock]["median"] / best[0]
 
 
+def _bound(rows, system):
+    """At most this is the share, where every peer was stopped: by the shortest of their calls."""
+    ours = rows.get(system)
+    tried = [
+        row["tried"] for row in rows.values() if "tried" in row and "seconds" not in row
+    ]  # fmt: skip
+    if _best(rows) or not tried or ours is None or not _certified(ours):
+        return None
+    return ours["seconds"]["median"] / min(tried)
+
+
 def _shares(results, section, goals):
-    """Yield ``(case, threads, goal, ratios of the seeds, names of best peers)``."""
+    """Yield ``(case, threads, goal, ratios of the seeds, names of best peers, bounds)``."""
     cases: dict = {}
     for case, _, threads, rows in _groups(results, section):
         # What has no peer among the estimators is the solver's.
         system = OURS if "seconds" in rows.get(OURS, {}) else SOLVER
-        found = cases.setdefault((_name(case), threads), (case, [], set()))
+        found = cases.setdefault((_name(case), threads), (case, [], set(), []))
         if (ratio := _ratio(rows, system)) is not None:
             found[1].append(ratio)
             found[2].add(_best(rows)[1])
-    for (_, threads), (case, ratios, names) in cases.items():
+        elif (bound := _bound(rows, system)) is not None:
+            found[3].append(bound)
+    for (_, threads), (case, ratios, names, bounds) in cases.items():
         key = case if isinstance(case, str) else tuple(case[:3])
-        yield _name(case), threads, goals.get(key, 1.0), ratios, names
+        yield _name(case), threads, goals.get(key, 1.0), ratios, names, bounds
 
 
 def _targets(results):
@@ -112,7 +125,7 @@ def _targets(results):
 
     for section in (*SOLVES, "path"):
         goals = SHARES if section != "path" else PATH_SHARES
-        for name, threads, goal, ratios, peers in _shares(results, section, goals):
+        for name, threads, goal, ratios, peers, bounds in _shares(results, section, goals):
             ratio = statistics.median(ratios) if ratios else None
             label = f"path of {name}" if section == "path" else name
             more = f", {threads} threads" if threads > 1 else ""
@@ -120,6 +133,9 @@ def _targets(results):
             if len(ratios) > 1:
                 spread = f" (seeds {min(ratios):.2g}–{max(ratios):.2g})"
             text = ratio and f"{ratio:.2g}{spread}; best peer {', '.join(sorted(peers))}"
+            if ratio is None and bounds and max(bounds) <= goal:
+                ratio = max(bounds)
+                text = f"< {ratio:.2g}: all peers were stopped before they had the gap"
             row(f"{label}{more}: ours / best peer", goal, ratio, text)
     for run in _runs(results, "cold"):
         for found in run["answer"]:
