@@ -178,7 +178,8 @@ class LinearRegressor(RegressorMixin, LinearModel):
             rows = slice(None) if self._jointly else slice(k, k + 1)
             start = None if starts is None else start_of(problem, *(part[rows] for part in starts))
             start = eliminate(problem) if needs_least_squares(problem) else start
-            results.append(run_solver(self, solver, problem, X=X, bridge=bridge, x0=start))
+            result = run_solver(self, solver, problem, X=X, bridge=bridge, x0=start)
+            results.append(self._settle(problem, result))
             largest.append(self._smallest_null(smooth, keywords))
             note(results[-1], alpha, largest[-1])
         if bridge is not None:
@@ -189,6 +190,10 @@ class LinearRegressor(RegressorMixin, LinearModel):
         if hasattr(self, "alpha"):
             self.alpha_max_ = max(largest)
         return self
+
+    def _settle(self, problem: CompositeProblem, result: Result) -> Result:
+        """Return the result to keep, where several points solve the problem."""
+        return result
 
     def _starts(self, n_targets: int, p: int) -> tuple[Any, Any] | None:
         """Coefficients and intercepts of the last fit, one row a target, if they are to be used."""

@@ -10,6 +10,7 @@ import numpy as np
 from lowrank_opt.block_coordinate.estimators import COMMON, LinearRegressor
 from lowrank_opt.block_coordinate.groups import group_labels, group_weights
 from lowrank_opt.block_coordinate.path import lasso_path
+from lowrank_opt.block_coordinate.penalized import least_sum
 from lowrank_opt.core.params import Interval
 
 __all__ = ["ElasticNet", "GroupLasso", "Lasso", "NonNegativeLeastSquares"]
@@ -440,6 +441,10 @@ class NonNegativeLeastSquares(LinearRegressor):
     -----
     Several targets are independent problems, one after the other.
 
+    Where several points fit equally well (more features than samples, duplicated columns), the
+    coefficients are those of least sum, for data of up to 250 000 numbers in the features concerned;
+    beyond, those that the solver came to.
+
     Examples
     --------
     >>> from lowrank_opt.block_coordinate import NonNegativeLeastSquares
@@ -474,6 +479,9 @@ class NonNegativeLeastSquares(LinearRegressor):
         self.warm_start = warm_start
         self.solver = solver
         self.n_threads = n_threads
+
+    def _settle(self, problem: Any, result: Any) -> Any:
+        return result if self.l2 > 0 else least_sum(problem, result)
 
     def _penalty(self, n_features: int) -> tuple[float, dict[str, Any]]:
         return self.l2, {"l1_ratio": 0.0, "positive": True}

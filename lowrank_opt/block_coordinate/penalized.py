@@ -24,6 +24,7 @@ __all__ = [
     "eliminate",
     "feature_weights",
     "least_squares",
+    "least_sum",
     "mean_one",
     "needs_least_squares",
     "null_strength",
@@ -31,6 +32,9 @@ __all__ = [
     "sibling",
 ]
 
+# Derivatives up to this part of the largest at the null model count as 0 where solutions are not
+# unique; numbers that the columns concerned may have.
+_FLAT, _LARGEST = 1e-7, 250_000
 # What a problem with another ridge term, or with other targets, has in common with the first.
 _DATA = ("X", "y", "loss", "l2", "sample_weight", "fit_intercept", "column_squares")
 _KEPT = {"l2": ("null_intercept", "scale", "null_gradient", "null_products"), "y": ()}
@@ -296,3 +300,70 @@ def eliminate(problem: CompositeProblem) -> NDArray[Any]:
         weights = np.asarray(problem.penalty.weights)[np.asarray(problem.penalty.groups)]
     only = None if weights is None else np.flatnonzero(np.isfinite(weights))
     return least_squares(problem.smooth, ridge, only)
+
+
+def least_sum(problem: CompositeProblem, result: Any) -> Any:
+    """Return the result at the non-negative least-squares solution whose sum is least.
+
+    Solutions have one fit, so they differ by what the columns of vanishing derivative do not see:
+    a linear program finds the least sum, and the fit is computed anew on its support.
+
+    Parameters
+    ----------
+    problem : CompositeProblem
+        Squared loss, one output, ``NonNegative(0)``.
+    result : Result
+        A converged one; others are returned as they are.
+    """
+    smooth = problem.smooth
+    p = smooth.n_features
+    x = problem.flat(result.x)
+    g = smooth.gradient_at(smooth.start(x), x)[:p]
+    face = np.flatnonzero((x[:p] > 0) | (g <= _FLAT * smooth.null_gradient))
+    if not result.success or face.size == 0 or face.size * smooth.n_samples > _LARGEST:
+        return result
+    A = smooth.X[:, face]
+    A = (A.toarray() if sp.issparse(A) else A).astype(np.float64)
+    root = np.ones(len(A)) if smooth.sample_weight is None else np.sqrt(smooth.sample_weight)
+    if smooth.fit_intercept:
+        A = A - (root**2 @ A) / np.sum(root**2)
+    A = A * root[:, None]
+    size = np.linalg.norm(A, axis=0)
+    face, A = face[size > 0], A[:, size > 0]
+    if face.size == 0 or _independent(A / size[size > 0]):
+        return result
+    from scipy.optimize import linprog
+
+    unit = np.abs(A).max()
+    program = linprog(np.ones(face.size), A_eq=A / unit, b_eq=A @ x[face] / unit)
+    if program.x is None:
+        return result
+    support = face[program.x > 1e-9 * program.x.max(initial=0.0)]
+    best = np.zeros_like(x)
+    target = smooth.y if not smooth.fit_intercept else smooth.y - np.average(
+        smooth.y, weights=root**2
+    )  # fmt: skip
+    columns = np.searchsorted(face, support)
+    best[support] = np.linalg.lstsq(A[:, columns], root * target)[0]
+    if (best[support] < 0).any():
+        return result
+    if smooth.fit_intercept:
+        rest = smooth.y - design.times(smooth.X, best[:p])
+        best[-1] = np.average(rest, weights=root**2)
+    point = problem.shaped(best)
+    certificate = problem.certificate(point)
+    if not certificate.residual <= max(result.certificate.residual, 1e-12):
+        return result
+    result["x"], result["fun"], result["certificate"] = point, certificate.objective, certificate
+    return result
+
+
+def _independent(A: NDArray[Any]) -> bool:
+    """Whether columns of length 1 are clearly linearly independent."""
+    if A.shape[1] > A.shape[0]:
+        return False
+    try:
+        factor = np.linalg.cholesky(A.T @ A)
+    except np.linalg.LinAlgError:
+        return False
+    return float(factor.diagonal().min()) > 1e-5

@@ -9,7 +9,7 @@ import pytest
 import scipy.sparse as sp
 import sklearn
 import sklearn.linear_model as sk
-from scipy.optimize import nnls
+from scipy.optimize import linprog, nnls
 from sklearn.base import clone
 from sklearn.exceptions import NotFittedError
 from sklearn.feature_selection import SelectFromModel
@@ -32,7 +32,8 @@ from lowrank_opt.core.errors import ConvergenceWarning, ParameterError, ProblemE
 # scikit-learn's check of sample weights compares predictions to 1e-7 on 9 samples of 30 features:
 # tolerances are small where these matter, and a ridge term makes non-negative solutions unique.
 REGRESSORS = [
-    Lasso(), ElasticNet(), GroupLasso(), NonNegativeLeastSquares(l2=0.01),
+    Lasso(), ElasticNet(), GroupLasso(),
+    NonNegativeLeastSquares(), NonNegativeLeastSquares(l2=0.01),
     Lasso(0.01, tol=1e-12), ElasticNet(0.01, l1_ratio=0.3, positive=True, tol=1e-12),
     ElasticNet(0.1, l1_ratio=0.0), GroupLasso(0.01, groups=2, l1_ratio=0.9, tol=1e-12),
 ]  # fmt: skip
@@ -815,3 +816,41 @@ def test_bad_classes():
         SparseLogisticRegression().fit(X, y, (y == 0).astype(float))
     with pytest.raises(ValueError, match="Unknown label type"):
         SparseLogisticRegression().fit(X, X[:, 0])
+
+
+# -- non-negative least squares without a unique solution ------------------------------------------
+
+
+@pytest.mark.parametrize("intercept", [False, True])
+@pytest.mark.parametrize("seed", range(3))
+def test_of_several_solutions_the_one_of_least_sum_is_taken(seed, intercept):
+    """What a linear program over all solutions finds, from the data alone."""
+    rng = np.random.default_rng(seed)
+    X = rng.normal(size=(8, 25))
+    y = X @ rng.exponential(size=25) + 2.0 * intercept  # fits exactly, in many ways
+    model = NonNegativeLeastSquares(fit_intercept=intercept).fit(X, y)
+    ones = np.ones((8, 1)) if intercept else np.zeros((8, 0))
+    best = linprog(
+        np.append(np.ones(25), np.zeros(ones.shape[1])), A_eq=np.hstack([X, ones]), b_eq=y,
+        bounds=[(0, None)] * 25 + [(None, None)] * ones.shape[1],
+    )  # fmt: skip
+    np.testing.assert_allclose(model.predict(X), y, rtol=1e-9, atol=1e-9)
+    np.testing.assert_allclose(model.coef_.sum(), best.fun, rtol=1e-9)
+    assert model.result_.certificate.residual < 1e-9
+
+
+def test_a_duplicated_column_is_used_once_and_weights_stand_for_copies():
+    rng = np.random.default_rng(3)
+    A = np.abs(rng.normal(size=(20, 3)))
+    X = np.hstack([A, A[:, :1], 2.0 * A[:, 1:2]])
+    y = A @ [1.0, 2.0, 0.5] + 0.1 * rng.normal(size=20)
+    model = NonNegativeLeastSquares(fit_intercept=False).fit(X, y)
+    alone = nnls(A, y)[0]
+    np.testing.assert_allclose(X @ model.coef_, A @ alone, rtol=1e-9)
+    assert model.coef_[1] == 0.0  # the longer copy costs half the sum
+    assert np.count_nonzero(model.coef_[[0, 3]]) == 1
+    weights = rng.integers(0, 3, 20)
+    weighted = NonNegativeLeastSquares().fit(X, y, sample_weight=weights)
+    rows = np.repeat(np.arange(20), weights)
+    repeated = NonNegativeLeastSquares().fit(X[rows], y[rows])
+    np.testing.assert_allclose(weighted.coef_, repeated.coef_, rtol=1e-8, atol=1e-10)
