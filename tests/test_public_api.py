@@ -41,13 +41,14 @@ PUBLIC = {
         StreamingTopK SVD TopK topk value WeightedL1
     """,
     "block_coordinate": """
-        BlockCoordinateDescent bounded_fill BoundOptimizer CompositeProblem ElasticNet
-        Forest GLMProblem greedy_forest GroupLasso Huber is_forest knn_affinity
+        active_set ActiveSet BlockCoordinateDescent bounded_fill BoundOptimizer
+        CompositeProblem descent_identification ElasticNet Forest GLMProblem
+        greedy_forest GroupLasso Huber identification_radius is_forest knn_affinity
         LabelPropagation LaplacianKMeans LaplacianPrototypeProblem LaplacianShot Lasso
         lasso_path Logistic NonNegativeLeastSquares Poisson PrototypeAssignments
-        QuadraticProblem random_forest rectified_prototypes red_black Softmax
-        solve_forest solve_tasks SparseGLMSolver SparseLogisticRegression Squared
-        TaskAssignments tree_partition
+        prox_gradient_identification QuadraticProblem random_forest rectified_prototypes
+        red_black Softmax solve_forest solve_tasks SparseGLMSolver
+        SparseLogisticRegression Squared TaskAssignments tree_partition
     """,
     "transport": """
         expert_capacity k_support_norm ot_regularization_path ot_value_and_grad prox_k_support

@@ -25,6 +25,13 @@ __all__, __getattr__, __dir__ = lazy_names(
             "tree_partition",
         ],
         "glm": ["GLMProblem"],
+        "identification": [
+            "ActiveSet",
+            "active_set",
+            "descent_identification",
+            "identification_radius",
+            "prox_gradient_identification",
+        ],
         "label_propagation": ["LabelPropagation"],
         "laplacian_shot": ["LaplacianKMeans", "LaplacianShot"],
         "losses": ["Huber", "Logistic", "Poisson", "Softmax", "Squared"],

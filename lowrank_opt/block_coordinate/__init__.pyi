@@ -19,6 +19,17 @@ from lowrank_opt.block_coordinate.forests import red_black as red_black
 from lowrank_opt.block_coordinate.forests import solve_forest as solve_forest
 from lowrank_opt.block_coordinate.forests import tree_partition as tree_partition
 from lowrank_opt.block_coordinate.glm import GLMProblem as GLMProblem
+from lowrank_opt.block_coordinate.identification import ActiveSet as ActiveSet
+from lowrank_opt.block_coordinate.identification import active_set as active_set
+from lowrank_opt.block_coordinate.identification import (
+    descent_identification as descent_identification,
+)
+from lowrank_opt.block_coordinate.identification import (
+    identification_radius as identification_radius,
+)
+from lowrank_opt.block_coordinate.identification import (
+    prox_gradient_identification as prox_gradient_identification,
+)
 from lowrank_opt.block_coordinate.label_propagation import LabelPropagation as LabelPropagation
 from lowrank_opt.block_coordinate.laplacian_shot import LaplacianKMeans as LaplacianKMeans
 from lowrank_opt.block_coordinate.laplacian_shot import LaplacianShot as LaplacianShot

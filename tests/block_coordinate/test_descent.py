@@ -17,7 +17,7 @@ from lowrank_opt.block_coordinate import (
     kernels_descent,
     reference_descent,
 )
-from lowrank_opt.block_coordinate.active_set import (
+from lowrank_opt.block_coordinate.identification import (
     active_set,
     descent_identification,
     identification_radius,

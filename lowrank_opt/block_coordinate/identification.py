@@ -72,7 +72,7 @@ def active_set(problem: Any, x: Any) -> ActiveSet:
     --------
     >>> import numpy as np
     >>> from lowrank_opt.block_coordinate import CompositeProblem, GLMProblem
-    >>> from lowrank_opt.block_coordinate.active_set import active_set
+    >>> from lowrank_opt.block_coordinate import active_set
     >>> from lowrank_opt.numerics import L1
     >>> problem = CompositeProblem(GLMProblem(np.eye(2), [3.0, 0.25]), L1(1.0))
     >>> found = active_set(problem, np.array([2.0, 0.0]))
