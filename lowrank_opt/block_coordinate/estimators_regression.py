@@ -442,8 +442,8 @@ class NonNegativeLeastSquares(LinearRegressor):
     Several targets are independent problems, one after the other.
 
     Where several points fit equally well (more features than samples, duplicated columns), the
-    coefficients are those of least sum, for data of up to 250 000 numbers in the features concerned;
-    beyond, those that the solver came to.
+    coefficients are those of least sum, for data of up to 250 000 numbers in the features
+    concerned; beyond, those that the solver came to.
 
     Examples
     --------
