@@ -21,8 +21,9 @@ import numpy as np
 
 from lowrank_opt.block_coordinate import kernels_prox_newton as kernels
 from lowrank_opt.block_coordinate import newton_models as models
+from lowrank_opt.block_coordinate.composite import limits_of
 from lowrank_opt.block_coordinate.losses import Huber, Logistic, Poisson
-from lowrank_opt.block_coordinate.sparse_state import SparseState
+from lowrank_opt.block_coordinate.sparse_state import SparseState, check_start
 from lowrank_opt.core.errors import ProblemTypeError
 
 if TYPE_CHECKING:
@@ -177,6 +178,7 @@ def init(solver: Any, problem: Any, x0: Any = None, previous: Any = None) -> Pro
         state.z = smooth.start(flat)
     state.alive = _columns(work, form)
     _terms(problem, state, work)
+    check_start(work.loss_value, x0)
     _measure(solver, problem, state, work)
     if x0 is None and np.isfinite(form.limits).all():
         # Where the first coefficient appears: an estimator asks for it afterwards.
@@ -230,13 +232,17 @@ def step(solver: Any, problem: Any, state: ProxNewtonState) -> ProxNewtonState:
         kernels.huber_curvature(
             problem.smooth.y, work.weights, state.z, loss.delta, state.softness, work.h
         )
+    elif state.failures:
+        _stiffen(problem.smooth, state.z, work.h)
     model = models.minimise(solver, problem, state, work, W)
     moved = _search(problem, state, work, W, model)
     state.failures = 0 if moved else state.failures + 1
     if state.failures == 1:
         state.precise = True
     elif state.failures:
-        state.message = "the objective cannot be decreased beyond rounding"
+        state.message = "The objective cannot be decreased beyond rounding"
+    else:
+        state.message = ""
     state.nit += 1
     if state.nit % _REFRESH == 0:
         state.z = _predictors(problem, state)
@@ -295,8 +301,7 @@ def _form(problem: Any, work: Work) -> Form:
         p = work.squares.size
         limits = np.full(p, lam)
         if weights is not None:
-            free = (weights == 0) | ((lam == 0) & np.isfinite(weights))
-            limits = np.where(free, 0.0, np.where(np.isinf(weights), np.inf, lam * weights))
+            limits = limits_of(lam, weights)
         gap = problem.measure == "gap"
         work.form = Form(limits, float(mu), bool(positive), gap)
         work.penalty = problem.penalty
@@ -338,6 +343,19 @@ def _working_set(solver: Any, state: ProxNewtonState, work: Work) -> NDArray[Any
     if stay.size > size:
         first = np.union1d(first, stay)
     return np.sort(work.chosen[first])
+
+
+def _stiffen(smooth: Any, z: NDArray[Any], h: NDArray[Any]) -> None:
+    """Raise curvatures that vanish far from the targets, where Newton steps are endless.
+
+    For the logistic loss to a model above it everywhere (Jaakkola and Jordan), for Poisson to the
+    curvature at the target.
+    """
+    least = smooth.y
+    if isinstance(smooth.loss, Logistic):
+        size = np.maximum(np.abs(z), 1e-3)
+        least = np.tanh(0.5 * size) / (2.0 * size)
+    np.maximum(h, least if smooth.sample_weight is None else least * smooth.sample_weight, out=h)
 
 
 def _search(

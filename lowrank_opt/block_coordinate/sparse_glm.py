@@ -89,7 +89,7 @@ class SparseGLMSolver(Solver):
     ``O(n_samples + n_features)`` and, in Gram form, the square of the largest support, at most
     4000 columns.
 
-    Without a new least residual for 40 iterations, or when three in a row find no step, the status
+    Without a new least residual for 40 iterations, or when ten in a row find no step, the status
     is ``STALLED``: rounding, or a nearly flat objective, allows no more.
 
     Guarantee: for convex problems every answer with status ``CONVERGED`` has the accuracy that

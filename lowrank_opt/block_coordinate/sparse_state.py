@@ -2,17 +2,36 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
+from typing import Any
 
+from lowrank_opt.core.errors import ProblemError
 from lowrank_opt.core.state import State
 
-__all__ = ["SparseState"]
+__all__ = ["SparseState", "check_start"]
 
 # Iterations without a new least residual, by a hundredth, before a run has stalled.
 _PATIENCE = 40
 _PROGRESS = 0.99
 # Iterations in which no step lowers the objective, one after the other.
-_FAILURES = 3
+_FAILURES = 10
+
+
+def check_start(loss: float, x0: Any) -> None:
+    """Raise if a run cannot start where the loss overflows.
+
+    Parameters
+    ----------
+    loss : float
+        At the start.
+    x0 : array-like or None
+        The start; ``None``: the null model.
+    """
+    if not math.isfinite(loss):
+        if x0 is None:
+            raise ProblemError("the loss of the null model is not finite: rescale y")
+        raise ProblemError("x0: its objective is not finite; give another start, or none")
 
 
 @dataclass

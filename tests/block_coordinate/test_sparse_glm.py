@@ -69,7 +69,7 @@ def test_a_run_goes_on_while_it_gets_anywhere():
     assert (state.idle, state.failures) == (0, 0)
     state.idle = 39
     assert SparseGLMSolver(tol=1e-12).solve(problem, state=state).status is Status.CONVERGED
-    state.failures = 3
+    state.failures = 10
     assert SparseGLMSolver(tol=1e-12).solve(problem, state=state).status is Status.STALLED
 
 
