@@ -11,7 +11,15 @@ from lowrank_opt.core.backend import Backend
 from lowrank_opt.core.errors import ProblemError, UnsupportedBackendError
 from lowrank_opt.numerics._arrays import numpy_real
 
-__all__ = ["as_design", "column_squares", "columns", "gram", "times", "transposed_times"]
+__all__ = [
+    "as_design",
+    "check_squares",
+    "column_squares",
+    "columns",
+    "gram",
+    "times",
+    "transposed_times",
+]
 
 # Numbers in a block of columns that is cast to float64.
 _BLOCK = 1 << 20
@@ -113,20 +121,41 @@ def column_squares(name: str, X: Any, weights: Any = None) -> np.ndarray:
         squares = kernels.column_squares_csc(X.data, X.indices, X.indptr, w)
     else:
         squares = kernels.column_squares_dense(X, w)
-    if not np.isfinite(squares.sum()):
-        values = X.data if sp.issparse(X) else X
-        if np.isfinite(values).all():
-            j = int(np.argmax(~np.isfinite(squares)))
-            raise ProblemError(f"{name}: the squares of column {j} overflow; rescale the column")
-        if sp.issparse(X):
-            k = int(np.argmax(~np.isfinite(values)))
-            at = [int(X.indices[k]), int(np.searchsorted(X.indptr, k, side="right")) - 1]
-        else:
-            at = [int(i) for i in np.argwhere(~np.isfinite(values))[0]]
-        raise ProblemError(
-            f"{name}{at} is NaN or infinite; finite numbers are needed: clean the data first"
-        )
+    check_squares(name, X, squares)
     return squares
+
+
+def check_squares(name: str, X: Any, squares: np.ndarray) -> None:
+    """Raise if squared norms of columns show that a matrix has numbers that are not finite.
+
+    Parameters
+    ----------
+    name : str
+        Name of the matrix in messages.
+    X : ndarray or csc_array of shape (n, p)
+        See :func:`as_design`.
+    squares : ndarray of shape (p,)
+        The norms.
+
+    Raises
+    ------
+    ProblemError
+        See :func:`column_squares`.
+    """
+    if np.isfinite(squares.sum()):
+        return
+    values = X.data if sp.issparse(X) else X
+    if np.isfinite(values).all():
+        j = int(np.argmax(~np.isfinite(squares)))
+        raise ProblemError(f"{name}: the squares of column {j} overflow; rescale the column")
+    if sp.issparse(X):
+        k = int(np.argmax(~np.isfinite(values)))
+        at = [int(X.indices[k]), int(np.searchsorted(X.indptr, k, side="right")) - 1]
+    else:
+        at = [int(i) for i in np.argwhere(~np.isfinite(values))[0]]
+    raise ProblemError(
+        f"{name}{at} is NaN or infinite; finite numbers are needed: clean the data first"
+    )
 
 
 def times(X: Any, w: np.ndarray) -> np.ndarray:

@@ -19,7 +19,8 @@ from lowrank_opt.block_coordinate.losses import (
     Squared,
     loss_curvature,
     loss_slope,
-    loss_value,
+    total_loss,
+    weigh,
 )
 from lowrank_opt.core.errors import ParameterError, ProblemError
 from lowrank_opt.core.params import Interval, did_you_mean, validate_parameters
@@ -150,7 +151,17 @@ class GLMProblem(Problem):
         put(self, "X", design.as_design("X", self.X))
         put(self, "sample_weight", _weights(self.sample_weight, self.X.shape[0]))
         put(self, "y", self._targets(self.y))
-        put(self, "column_squares", design.column_squares("X", self.X, self.sample_weight))
+        if isinstance(self.loss, Squared) and self.y.ndim == 1:
+            from lowrank_opt.block_coordinate.squared_design import visit
+
+            # One visit for the check, and for what the solver starts from.
+            first = visit(self)
+            design.check_squares("X", self.X, first.raw)
+            put(self, "first_visit", first)
+            squares = first.raw
+        else:
+            squares = design.column_squares("X", self.X, self.sample_weight)
+        put(self, "column_squares", squares)
 
     def _targets(self, y: Any) -> NDArray[Any]:
         n = self.X.shape[0]
@@ -403,10 +414,7 @@ class GLMProblem(Problem):
         return self._loss(work) + ridge
 
     def _loss(self, z: NDArray[Any]) -> float:
-        values = loss_value(self.loss, self.y, z)
-        if self.sample_weight is None:
-            return float(np.sum(values))
-        return float(np.sum(self.sample_weight @ values))
+        return total_loss(self.loss, self.y, z, self.sample_weight)
 
     def _by_sample(self, v: NDArray[Any]) -> NDArray[Any]:
         """Numbers of samples, to be multiplied with arrays of the shape of ``y``."""
@@ -414,10 +422,7 @@ class GLMProblem(Problem):
 
     def slopes(self, work: NDArray[Any]) -> NDArray[Any]:
         """Return the weighted derivatives of the losses by the predictors, in their shape."""
-        slope = loss_slope(self.loss, self.y, work)
-        if self.sample_weight is None:
-            return slope
-        return slope * self._by_sample(self.sample_weight)
+        return weigh(loss_slope(self.loss, self.y, work), self.sample_weight)
 
     def gradient_at(self, work: NDArray[Any], x: NDArray[Any]) -> NDArray[Any]:
         """Return the gradient, flat, at a flat point with predictors `work`."""

@@ -22,11 +22,11 @@ def column_squares_dense(X, weights):
         total = 0.0
         if weights.size == 0:
             for i in range(n):
-                v = float(X[i, j])
+                v = np.float64(X[i, j])
                 total += v * v
         else:
             for i in range(n):
-                v = float(X[i, j])
+                v = np.float64(X[i, j])
                 total += weights[i] * v * v
         out[j] = total
     return out
@@ -40,7 +40,7 @@ def column_squares_csc(data, indices, indptr, weights):
     for j in range(p):
         total = 0.0
         for k in range(indptr[j], indptr[j + 1]):
-            v = float(data[k])
+            v = np.float64(data[k])
             if weights.size == 0:
                 total += v * v
             else:

@@ -37,28 +37,44 @@ _FAST = {"reassoc", "contract", "arcp"}
 # Sums over entries of a sparse column are not vectorised: its loads are scattered.
 _SCATTERED = {"contract", "arcp"}
 _FOUR = np.uint64(4)
+# Entries from which a column's sum is worth being split.
+_LONG = np.uint64(24)
 
 
 @njit(cache=True, nogil=True, error_model="numpy", fastmath=_FAST)
-def setup_dense(X, u, s, total, means, squares, c):
-    """Fill means, squared norms and products with `u` of the centred columns.
+def setup_dense(X, u, s, total, raw, means, squares, c):
+    """Fill squared norms of columns, and means, norms and products with `u` of centred ones.
 
-    The squares are those of a corrected second visit of each column, while it is in the cache.
+    Empty `means`: the columns are not centred, and `squares` is not touched. The squares are those
+    of a corrected second visit of each column, while it is in the cache.
 
-    Cost: one pass over X, about 8 n p flops.
+    Cost: one pass over X, about 10 n p flops.
     """
     n, p = X.shape
     plain = s.size == 0
     for j in range(p):
-        first = 0.0
+        first, size, dot = 0.0, 0.0, 0.0
+        if means.size == 0:
+            for i in range(n):
+                v = np.float64(X[i, j])
+                size += v * v if plain else s[i] * v * v
+                dot += v * u[i]
+            raw[j] = size
+            c[j] = dot
+            continue
         if plain:
             for i in range(n):
-                first += X[i, j]
+                v = np.float64(X[i, j])
+                first += v
+                size += v * v
         else:
             for i in range(n):
-                first += s[i] * X[i, j]
+                v = np.float64(X[i, j])
+                first += s[i] * v
+                size += s[i] * v * v
+        raw[j] = size
         m = first / total
-        rest, square, dot = 0.0, 0.0, 0.0
+        rest, square = 0.0, 0.0
         if plain:
             for i in range(n):
                 v = X[i, j] - m
@@ -84,7 +100,7 @@ def _dot_csc(data, indices, begin, end, u):
     """Product of a sparse column with `u`; unsigned places are not tested for being negative."""
     i, last = np.uint64(begin), np.uint64(end)
     first = 0.0
-    if last - i >= np.uint64(24):
+    if last - i >= _LONG:
         second, third, fourth = 0.0, 0.0, 0.0
         while i + _FOUR <= last:
             first += data[i] * u[np.uint32(indices[i])]
@@ -101,30 +117,35 @@ def _dot_csc(data, indices, begin, end, u):
 
 @njit(cache=True, nogil=True, error_model="numpy", fastmath=_SCATTERED)
 def setup_csc(data, indices, indptr, u, s, total, raw, means, squares, c):
-    """As :func:`setup_dense`; `raw` has the squared norms of the columns as they are.
-
-    Cost: 4 nnz flops.
-    """
-    for j in range(means.size):
-        begin, end = np.uint64(indptr[j]), np.uint64(indptr[j + 1])
-        first, dot = 0.0, 0.0
-        for i in range(begin, end):
+    """As :func:`setup_dense`. Cost: one pass, 6 nnz flops; two where a mean dominates."""
+    i = np.uint64(indptr[0])
+    for j in range(raw.size):
+        begin, end = i, np.uint64(indptr[j + 1])
+        first, size, dot = 0.0, 0.0, 0.0
+        while i < end:
             row = np.uint32(indices[i])
-            dot += data[i] * u[row]
-            first += data[i] if s.size == 0 else s[row] * data[i]
+            v = np.float64(data[i])
+            weighted = v if s.size == 0 else s[row] * v
+            first += weighted
+            size += weighted * v
+            dot += v * u[row]
+            i += np.uint64(1)
+        raw[j] = size
+        c[j] = dot
+        if means.size == 0:
+            continue
         m = first / total
-        square = raw[j] - total * m * m
-        if square < 1e-2 * raw[j]:  # the difference is of large numbers: by its definition
+        square = size - total * m * m
+        if square < 1e-2 * size:  # the difference is of large numbers: by its definition
             square, inside = 0.0, 0.0
-            for i in range(begin, end):
-                v = data[i] - m
-                weight = 1.0 if s.size == 0 else s[np.uint32(indices[i])]
+            for e in range(begin, end):
+                v = data[e] - m
+                weight = 1.0 if s.size == 0 else s[np.uint32(indices[e])]
                 square += weight * v * v
                 inside += weight
             square += max(total - inside, 0.0) * m * m
         means[j] = m
         squares[j] = square if square > 1e-28 * total * m * m else 0.0
-        c[j] = dot
 
 
 @njit(cache=True, nogil=True, error_model="numpy", fastmath=_FAST)
@@ -159,10 +180,35 @@ def pass_dense(X, u, means, active, count, w, mu, c):
 
 @njit(cache=True, nogil=True, error_model="numpy", fastmath=_SCATTERED)
 def pass_csc(data, indices, indptr, u, active, count, w, mu, c):
-    """As :func:`pass_dense`; `u` has sum 0 where columns are centred. Cost: 2 nnz flops."""
+    """As :func:`pass_dense`; `u` has sum 0 where columns are centred. Cost: 2 nnz flops.
+
+    If `count` is nearly all, all are read, in the order of the memory, and filled in.
+    """
+    if 4 * count > 3 * c.size:
+        i = np.uint64(indptr[0])
+        for j in range(c.size):
+            last = np.uint64(indptr[j + 1])
+            if last - i < _LONG:
+                dot = 0.0
+                while i < last:
+                    dot += data[i] * u[np.uint32(indices[i])]
+                    i += np.uint64(1)
+            else:
+                dot = _dot_csc(data, indices, i, last, u)
+                i = last
+            c[j] = dot - mu * w[j]
+        return
     for k in range(count):
         j = active[k]
-        c[j] = _dot_csc(data, indices, indptr[j], indptr[j + 1], u) - mu * w[j]
+        i, last = np.uint64(indptr[j]), np.uint64(indptr[j + 1])
+        if last - i < _LONG:
+            dot = 0.0
+            while i < last:
+                dot += data[i] * u[np.uint32(indices[i])]
+                i += np.uint64(1)
+        else:
+            dot = _dot_csc(data, indices, i, last, u)
+        c[j] = dot - mu * w[j]
 
 
 @njit(cache=True, nogil=True, error_model="numpy", fastmath=_FAST)

@@ -110,7 +110,7 @@ def init(
             state.c = previous.c
     else:
         state.w, state.u = np.zeros(design.p), design.u.copy()
-        state.c = None if design.c is None else design.c.copy()
+        state.c = design.c.copy()
     _enter(state, allowed)
     if previous is None and x0 is None and not form.weights.size:
         # Where the first coefficient appears: an estimator asks for it afterwards.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -15,11 +15,65 @@ if TYPE_CHECKING:
 
     from lowrank_opt.block_coordinate.glm import GLMProblem
 
-__all__ = ["Design"]
+__all__ = ["Design", "Visit", "visit"]
 
 _NONE = np.empty(0)
 # Part of a direction that counts as linearly dependent.
 _RANK = 1e-10
+
+
+class Visit(NamedTuple):
+    """What one visit of the data gives.
+
+    Parameters
+    ----------
+    center : float
+        The best intercept of the model without coefficients; 0 if there is none.
+    u : ndarray of shape (n,)
+        Its weighted residual.
+    raw : ndarray of shape (p,)
+        Squared norms of the columns as they are.
+    means, squares : ndarray
+        Of the columns, and of the columns centred; without intercept empty, and `raw`.
+    c : ndarray of shape (p,)
+        Products of the (centred) columns with `u`.
+    """
+
+    center: float
+    u: NDArray[Any]
+    raw: NDArray[Any]
+    means: NDArray[Any]
+    squares: NDArray[Any]
+    c: NDArray[Any]
+
+
+def visit(smooth: GLMProblem) -> Visit:
+    """Read the data of a problem with the squared loss and one output, once.
+
+    Parameters
+    ----------
+    smooth : GLMProblem
+        The problem.
+    """
+    X, y, s = smooth.X, smooth.y, smooth.sample_weight
+    n, p = X.shape
+    total = float(n) if s is None else float(np.sum(s))
+    center = 0.0
+    u = y.copy() if s is None else s * y
+    if smooth.fit_intercept:
+        center = float(np.sum(u)) / total
+        u = y - center
+        center += float(np.sum(u if s is None else s * u)) / total
+        u = y - center
+        u = u if s is None else s * u
+    raw, c = np.empty(p), np.empty(p)
+    means, squares = (np.empty(p), np.empty(p)) if smooth.fit_intercept else (_NONE, raw)
+    rest = (u, _NONE if s is None else s, total, raw, means, squares, c)
+    if isinstance(X, np.ndarray):
+        kernels.setup_dense(X, *rest)
+    else:
+        kernels.setup_csc(X.data, X.indices, X.indptr, *rest)
+    return Visit(center, u, raw, means, squares, c)
 
 
 class Design:
@@ -34,8 +88,8 @@ class Design:
     ----------
     u : ndarray of shape (n,)
         Weighted residual of the model without coefficients, with the best intercept.
-    c : ndarray of shape (p,) or None
-        Products of the columns with it, where they were a by-product.
+    c : ndarray of shape (p,)
+        Products of the columns with it.
     squares, means : ndarray
         Squared norms of the centred columns; means, empty without intercept.
     s, roots : ndarray
@@ -52,29 +106,11 @@ class Design:
         self.parts = (X.data, X.indices, X.indptr) if self.sparse else (X,)
         self.s = _NONE if s is None else s
         self.total = float(self.n) if s is None else float(np.sum(s))
-        self.center, self.c = 0.0, None
-        u = y.copy() if s is None else s * y
-        if smooth.fit_intercept:
-            self.center = float(np.sum(u)) / self.total
-            u = y - self.center
-            rest = float(np.sum(u if s is None else s * u)) / self.total
-            self.center += rest
-            u = y - self.center
-            u = u if s is None else s * u
-        self.u = u
-        self.scale = self.half_square(u)
+        first = smooth.__dict__.get("first_visit") or visit(smooth)
+        self.center, self.u, _, self.means, self.squares, self.c = first
+        self.scale = self.half_square(self.u)
         size = float(y @ y) if s is None else float(y @ (s * y))
         self.scale = max(self.scale, 1e-28 * size) or 1.0
-        self.means, self.squares = _NONE, smooth.column_squares
-        if smooth.fit_intercept:
-            self.means, self.squares = np.empty(self.p), np.empty(self.p)
-            self.c = np.empty(self.p)
-            out = (self.means, self.squares, self.c)
-            if self.sparse:
-                raw = smooth.column_squares
-                kernels.setup_csc(*self.parts, u, self.s, self.total, raw, *out)
-            else:
-                kernels.setup_dense(X, u, self.s, self.total, *out)
         self._norms: Any = None
 
     @cached_property

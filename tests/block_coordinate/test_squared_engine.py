@@ -370,15 +370,16 @@ def test_kernels_on_designs_do_what_their_twins_do(dtype, weighted, intercept):
     rng = np.random.default_rng(23)
     w = rng.standard_normal(17) * (rng.random(17) < 0.5)
     w[4] = 0.0
-    if intercept:
-        raw = full @ X.astype(float) ** 2
-        for sparse in (False, True):
-            out = np.empty((3, 17))
-            if sparse:
-                kernels.setup_csc(*parts, u, s, total, raw, *out)
-            else:
-                kernels.setup_dense(X, u, s, total, *out)
-            np.testing.assert_allclose(out, [means, squares, A.T @ u], rtol=1e-12, atol=1e-12)
+    raw = full @ X.astype(float) ** 2
+    for setup, data in ((kernels.setup_dense, (X,)), (kernels.setup_csc, parts)):
+        out = np.empty((4, 17))
+        if intercept:
+            setup(*data, u, s, total, *out)
+            expected = [raw, means, squares, A.T @ u]
+            np.testing.assert_allclose(out, expected, rtol=1e-12, atol=1e-12)
+        else:
+            setup(*data, u, s, total, out[0], NONE, NONE, out[3])
+            np.testing.assert_allclose(out[::3], [raw, A.T @ u], rtol=1e-12, atol=1e-12)
     limits = rng.random(17) * 2
     for positive in (False, True):
         at = np.abs(w) if positive else w
@@ -392,13 +393,16 @@ def test_kernels_on_designs_do_what_their_twins_do(dtype, weighted, intercept):
             history = np.empty((3, W.size))
             rest = (x, squares, W, W.size, 1.0, limits, 0.3, positive, 3, history)
             if sparse:
-                kernels.pass_csc(*parts, start, active, 15, at, 0.3, c)
+                kernels.pass_csc(*parts, start, active, 8, at, 0.3, c)
                 kernels.sweep_csc(*parts, v, s, means, total, *rest)
             else:
-                kernels.pass_dense(X, start, means, active, 15, at, 0.3, c)
+                kernels.pass_dense(X, start, means, active, 8, at, 0.3, c)
                 kernels.sweep_dense(X, v, s, means, *rest)
-            np.testing.assert_allclose(c[:15], (A.T @ start - 0.3 * at)[:15], atol=1e-12)
-            np.testing.assert_array_equal(c[15:], 5.0)
+            np.testing.assert_allclose(c[:8], (A.T @ start - 0.3 * at)[:8], atol=1e-12)
+            np.testing.assert_array_equal(c[8:], 5.0)
+            if sparse:  # all columns, which are read without looking at the list
+                kernels.pass_csc(*parts, start, np.arange(17), 17, at, 0.3, c)
+                np.testing.assert_allclose(c, A.T @ start - 0.3 * at, atol=1e-12)
             np.testing.assert_allclose(v, expected[0], atol=1e-12)
             np.testing.assert_allclose(x, expected[1], atol=1e-12)
             np.testing.assert_allclose(history[2], expected[1][W], atol=1e-12)
