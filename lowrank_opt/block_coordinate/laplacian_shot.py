@@ -495,7 +495,7 @@ class LaplacianKMeans(CallbackSupportMixin, ClusterMixin, BaseEstimator):
     tol : float, default=1e-5
         Tolerance of the solver.
     max_iter : int, default=1000
-        Limit on its iterations.
+        Limit on its iterations, at each temperature.
     n_threads : int or None, default=1
         Threads; ``None``: as many as numba may use. The result is the same.
     random_state : int, Generator or None, default=None
@@ -516,7 +516,8 @@ class LaplacianKMeans(CallbackSupportMixin, ClusterMixin, BaseEstimator):
     result_ : Result
         Result of the solver, with its certificate.
     n_iter_ : int
-        Iterations.
+        Iterations of the run that counts: of k-means before it, at all temperatures, and at the
+        last one, whose number is ``result_.nit``.
     n_features_in_ : int
         Number of features.
     feature_names_in_ : ndarray of str
@@ -626,19 +627,19 @@ class LaplacianKMeans(CallbackSupportMixin, ClusterMixin, BaseEstimator):
         )
         X = validate_data(self, X, dtype=_FLOATS)
         seeds = make_rng(self.random_state).integers(2**32, size=self.n_init)
-        best = problem = None
+        best, problem, n_iter = None, None, 0
         for seed in seeds:
-            first = self._first(X, int(seed))
+            first, count = self._first(X, int(seed))
             if problem is None:
                 problem = self._problem(X, first)
-            result = self._run(problem, first, int(seed), X)
+            result, more = self._run(problem, first, int(seed), X)
             if best is None or result.discrete_objective < best.discrete_objective:
-                best = result
+                best, n_iter = result, count + more
             if not isinstance(self.init, str):
                 break
         assert best is not None
         assert problem is not None
-        self.result_, self.n_iter_ = best, max(1, best.nit)
+        self.result_, self.n_iter_ = best, max(1, n_iter)
         self.labels_ = np.asarray(best.labels).astype(np.int32)
         self.cluster_centers_, self.assignments_ = best.x.prototypes, best.x.assignments
         self.objective_ = best.discrete_objective
@@ -651,17 +652,17 @@ class LaplacianKMeans(CallbackSupportMixin, ClusterMixin, BaseEstimator):
         )  # fmt: skip
         return self
 
-    def _first(self, X: Any, seed: int) -> NDArray[np.float64] | None:
-        """Centres of k-means, from which the graph and the temperature are let in."""
+    def _first(self, X: Any, seed: int) -> tuple[NDArray[np.float64] | None, int]:
+        """Centres from which the graph and the temperature are let in: k-means, its iterations."""
         given = None if isinstance(self.init, str) else self.init
         if self.unary == "gaussian" or self._cold():
-            return given
+            return given, 0
         problem = LaplacianPrototypeProblem(X, None, self.n_clusters, lam=0.0, temperature=0.0)
         solver = BoundOptimizer(
             tol=_ROUGH, max_inner=1, max_iter=30, n_threads=self.n_threads, random_state=seed
         )
-        m: NDArray[np.float64] = solver.solve(problem, x0=given).x.prototypes
-        return m
+        result = solver.solve(problem, x0=given)
+        return result.x.prototypes, result.nit
 
     def _cold(self) -> bool:
         """Whether this is k-means."""
@@ -691,7 +692,10 @@ class LaplacianKMeans(CallbackSupportMixin, ClusterMixin, BaseEstimator):
     def _width(self, n: int) -> int:
         return min(self.n_neighbors, max(2, n // self.n_clusters))
 
-    def _run(self, problem: LaplacianPrototypeProblem, x: Any, seed: int, X: Any) -> Result:
+    def _run(
+        self, problem: LaplacianPrototypeProblem, x: Any, seed: int, X: Any
+    ) -> tuple[Result, int]:
+        """The result at the wanted temperature, and the iterations at all of them."""
         solver = resolve_solver(
             "auto" if self.solver is None else self.solver,
             choices={"auto": ("BoundOptimizer", {})}, tol=self.tol, max_iter=self.max_iter,
@@ -699,11 +703,14 @@ class LaplacianKMeans(CallbackSupportMixin, ClusterMixin, BaseEstimator):
         )  # fmt: skip
         if self.solver is not None and "random_state" in solver.get_params():
             solver.set_params(random_state=seed)
+        count = 0
         if self.anneal and self.unary == "squared":
             rough = type(solver)(**{**solver.get_params(), "tol": max(_ROUGH, solver.tol)})
             for temperature in _temperatures(problem):
-                x = rough.solve(replace(problem, temperature=temperature), x0=x).x
-        return run_solver(self, solver, problem, X=X, x0=x)
+                warm = rough.solve(replace(problem, temperature=temperature), x0=x)
+                x, count = warm.x, count + warm.nit
+        result = run_solver(self, solver, problem, X=X, x0=x)
+        return result, count + result.nit
 
     def predict(self, X: ArrayLike) -> NDArray[np.int32]:
         """Return the clusters of points, one by one.

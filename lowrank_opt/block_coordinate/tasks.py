@@ -166,12 +166,12 @@ def solve_tasks(
     classes = xp.arange(K, dtype=known.dtype, **_on(F, xp))
     targets = xp.astype(known[..., None] == classes, F.dtype)
     _check_support(targets, xp)
+    m = reference.class_means(targets, F)
+    if rectify:  # by angles, which depend on where the origin is
+        F, m = rectified_prototypes(F, targets, m)
     # Sums of large numbers lose digits: around the mean of each task.
     centre = xp.mean(F, axis=1, keepdims=True)
-    F = F - centre
-    m = reference.class_means(targets, F)
-    if rectify:
-        F, m = rectified_prototypes(F, targets, m)
+    F, m = F - centre, m - centre
     run = _Tasks(F, targets, options)
     S, m, residual, nit = run.solve(m)
     return TaskAssignments(

@@ -293,6 +293,21 @@ def test_cooling_finds_a_lower_objective():
     assert (np.array(cooled) < np.array(not_cooled)).all()
 
 
+def test_iterations_at_all_temperatures_count(monkeypatch):
+    X, _ = load_digits(n_class=4, return_X_y=True)
+    counts, plain = [], BoundOptimizer.solve
+
+    def counting(*args, **keywords):
+        result = plain(*args, **keywords)
+        counts.append(result.nit)
+        return result
+
+    monkeypatch.setattr(BoundOptimizer, "solve", counting)
+    model = LaplacianKMeans(4, random_state=0).fit(X)
+    assert len(counts) > 3
+    assert model.n_iter_ == sum(counts) > model.result_.nit == counts[-1]
+
+
 def test_temperatures_fall_to_that_of_the_problem():
     X, _ = load_digits(n_class=4, return_X_y=True)
     problem = LaplacianPrototypeProblem(X, knn_affinity(X, 6), 4, lam=50.0, temperature=10.0)

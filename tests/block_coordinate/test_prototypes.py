@@ -686,6 +686,18 @@ def test_tasks_on_other_array_libraries(xp, options):
     np.testing.assert_array_equal(np.asarray(found.labels), expected.labels)
 
 
+@pytest.mark.parametrize("offset", [0.0, 2.0])
+def test_prototypes_of_tasks_are_rectified_by_the_angles_of_the_given_features(offset):
+    F, labels, _ = tasks()
+    F = F + offset
+    found = solve_tasks(F, labels, rectify=True)
+    for t in range(len(F)):
+        targets = (labels[t][:, None] == np.arange(3)).astype(float)
+        means = np.array([F[t][labels[t] == k].mean(axis=0) for k in range(3)])
+        _, expected = rectified_prototypes(F[t], targets, means)
+        np.testing.assert_allclose(found.prototypes[t], expected, rtol=1e-10)
+
+
 def test_tasks_in_float32():
     F, labels, _ = tasks()
     expected = solve_tasks(F, labels)
