@@ -172,6 +172,7 @@ def _sweeps(
 def _combine(trail: np.ndarray) -> np.ndarray | None:
     """Extrapolate iterates, the last row the newest, by Anderson's rule."""
     differences = np.diff(trail, axis=0)
+    differences /= max(np.abs(differences).max(), 1e-300)
     G = differences @ differences.T
     size = float(np.trace(G))
     if not size > 0:

@@ -11,6 +11,7 @@ import numpy as np
 import scipy.sparse as sp
 
 from lowrank_opt.block_coordinate import kernels_block_working_set as kernels
+from lowrank_opt.block_coordinate.composite import limits_of
 from lowrank_opt.block_coordinate.losses import (
     Huber,
     Logistic,
@@ -20,7 +21,8 @@ from lowrank_opt.block_coordinate.losses import (
     loss_conjugate,
     loss_curvature,
     loss_slope,
-    loss_value,
+    total_loss,
+    weigh,
 )
 from lowrank_opt.numerics.penalties import (
     MCP,
@@ -38,6 +40,7 @@ __all__ = ["BlockView", "make_rule"]
 _SMOOTHNESS = {Squared: 1.0, Huber: 1.0, Logistic: 0.25, Softmax: 0.5, Poisson: np.inf}
 # Below this part of the columns, their products with residuals are taken one by one.
 _PART = 0.5
+# Least curvature of a sample, or of a number, against its largest.
 _FLOOR = 1e-8
 # Largest block whose products of columns are kept.
 _SMALL = 50
@@ -61,12 +64,15 @@ def make_rule(penalty: Any, n_features: int, n_outputs: int) -> tuple[Any, float
     kind, positive, limits, gamma, low, high, mu = kernels.ENTRY, False, 0.0, 1.0, 0.0, 0.0, 0.0
     labels = np.arange(n_features)
     if isinstance(penalty, GroupL1):
-        kind, positive, labels = kernels.GROUP, bool(penalty.positive), np.asarray(penalty.groups)
-        count = int(labels.max()) + 1
-        weights = np.ones(count) if penalty.weights is None else np.asarray(penalty.weights, float)
-        limits = _weighted(penalty.alpha, weights)
+        kind, positive = kernels.GROUP, bool(penalty.positive)
+        # Numbers that no feature has are left out.
+        used, labels = np.unique(np.asarray(penalty.groups), return_inverse=True)
+        weights = np.ones(used.size)
+        if penalty.weights is not None:
+            weights = np.asarray(penalty.weights, float)[used]
+        limits = limits_of(penalty.alpha, weights)
     elif isinstance(penalty, WeightedL1):
-        limits = _weighted(penalty.alpha, np.asarray(penalty.weights, float).reshape(-1))
+        limits = limits_of(penalty.alpha, penalty.weights).reshape(-1)
     elif isinstance(penalty, ElasticNet):
         limits, mu = penalty.alpha * penalty.l1_ratio, penalty.alpha * (1 - penalty.l1_ratio)
     elif isinstance(penalty, Box):
@@ -79,11 +85,6 @@ def make_rule(penalty: Any, n_features: int, n_outputs: int) -> tuple[Any, float
     limits = np.atleast_1d(np.asarray(limits, np.float64))
     rule = kernels.BlockRule(kind, positive, limits, float(gamma), float(low), float(high))
     return rule, float(mu), labels.astype(np.int64)
-
-
-def _weighted(alpha: float, weights: np.ndarray) -> np.ndarray:
-    fixed = np.isinf(weights)
-    return np.where(fixed, np.inf, alpha * np.where(fixed, 1.0, weights))
 
 
 class BlockView:
@@ -148,8 +149,8 @@ class BlockView:
         self.grams = np.zeros(int(sizes.sum()))
         self.norms = np.maximum(self.frobenius, 1e-12 * self.frobenius.max() + 1e-300)
         self.lips = np.full(self.n_blocks, np.nan)
-        if self.ptr.size == self.p + 1 and self.n_blocks == self.p:
-            self.lips = self.squares.copy()
+        if self.n_blocks == self.p:
+            self.lips = self.squares[self.order]
 
     # -- samples -----------------------------------------------------------------------------------
 
@@ -159,10 +160,8 @@ class BlockView:
         return name(self.smooth.loss, self.smooth.y, z.T)
 
     def _rows(self, values: Any) -> np.ndarray:
-        values = np.asarray(values)
-        out = values[None] if values.ndim == 1 else values.T
-        s = self.smooth.sample_weight
-        return np.ascontiguousarray(out if s is None else out * s)
+        values = weigh(np.asarray(values), self.smooth.sample_weight)
+        return np.ascontiguousarray(values[None] if values.ndim == 1 else values.T)
 
     def loss(self, z: np.ndarray) -> float:
         """Weighted sum of the losses."""
@@ -170,9 +169,8 @@ class BlockView:
             r = z - self.y
             s = self.smooth.sample_weight
             return 0.5 * float(np.sum(r * r if s is None else s * r * r))
-        values = self._losses(loss_value, z)
-        s = self.smooth.sample_weight
-        return float(np.sum(values)) if s is None else float(np.sum(s @ values))
+        z = z[0] if self.smooth.y.ndim == 1 else z.T
+        return total_loss(self.smooth.loss, self.smooth.y, z, self.smooth.sample_weight)
 
     def slopes(self, z: np.ndarray) -> np.ndarray:
         """Weighted derivatives of the losses, (k, n)."""
@@ -197,10 +195,9 @@ class BlockView:
         if isinstance(loss, Huber):
             far = np.abs(z[0] - self.smooth.y)
             h = np.maximum(h, damping * loss.delta / np.maximum(far, loss.delta))
-        elif damping > 0 and np.isfinite(self.beta):
-            h = np.maximum(h, damping * self.beta)
-        h = np.maximum(h, _FLOOR)
-        return (h if s is None else h * s), none
+        elif damping > 0:
+            h = np.maximum(h, damping * (self.beta if np.isfinite(self.beta) else self.smooth.y))
+        return weigh(np.maximum(h, _FLOOR), s), none
 
     def column_sums(self, h: np.ndarray | None) -> np.ndarray:
         """``X' h``; ``None``: ones."""
@@ -262,7 +259,9 @@ class BlockView:
     def inverse_of_intercepts(self, h: np.ndarray, P: np.ndarray) -> np.ndarray:
         """Inverse curvature of the intercepts of coupled outputs, on those that sum to 0."""
         scaled = P if h.size == 0 else P * h
-        return np.linalg.pinv(np.diag(scaled.sum(axis=1)) - scaled @ P.T, rcond=1e-12)
+        curvature = np.diag(scaled.sum(axis=1)) - scaled @ P.T
+        curvature += _FLOOR * float(scaled.sum()) * (np.eye(self.k) - 1.0 / self.k)
+        return np.linalg.pinv(curvature, rcond=1e-12)
 
     # -- values and gaps ---------------------------------------------------------------------------
 
@@ -388,5 +387,6 @@ class BlockView:
             kernels.block_bounds(
                 self.design, blocks, self.order, self.ptr, weights, self.a, 0.0, places, grams, one
             )
-            out[blocks, c] = np.minimum(one[blocks], 0.5 * self.lips[blocks])
+            least, most = _FLOOR * self.lips[blocks], 0.5 * self.lips[blocks]
+            out[blocks, c] = np.minimum(np.maximum(one[blocks], least), most)
         return np.max(out, axis=1, keepdims=True) if self.rule.kind == kernels.GROUP else out

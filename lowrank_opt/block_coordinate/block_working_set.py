@@ -21,8 +21,7 @@ from lowrank_opt.block_coordinate.block_models import (
 )
 from lowrank_opt.block_coordinate.block_view import BlockView
 from lowrank_opt.block_coordinate.losses import Huber, Squared
-from lowrank_opt.block_coordinate.sparse_state import SparseState
-from lowrank_opt.core.errors import ProblemError
+from lowrank_opt.block_coordinate.sparse_state import SparseState, check_start
 
 __all__ = ["BlockState", "check", "init", "point", "step"]
 
@@ -118,10 +117,7 @@ def init(solver: Any, problem: Any, x0: Any = None, previous: Any = None) -> Blo
     _project(view, state.w)
     if previous is None or not np.array_equal(before, state.w):
         state.z = view.predictors(state.w, state.b)
-    if not np.isfinite(view.loss(state.z)):
-        if x0 is None:
-            raise ProblemError("the loss of the null model is not finite: rescale y")
-        raise ProblemError("x0: its objective is not finite; give another start, or none")
+    check_start(view.loss(state.z), x0)
     state.alive = ~view.dead
     state.margin = np.full(view.n_blocks, np.inf)
     _evaluate(solver, view, state)
@@ -289,12 +285,16 @@ def _descend(solver: Any, view: BlockView, state: BlockState, blocks: np.ndarray
             state.w, state.z, state.b = trial, z, state.b + t * model.shift
             break
         t *= 0.5
+    else:
+        t = 0.0
     if isinstance(view.smooth.loss, Huber) or not view.convex:
         # Where the penalty bends more than the model there may be no descent along the step.
         full = state.damping / 10.0
         state.damping = (full if full > 1e-6 else 0.0) if t == 1.0 else (
             min(max(10.0 * state.damping, 1e-2), 1.0)
         )  # fmt: skip
+    else:  # curvatures vanish far from the targets, where Newton steps are endless
+        state.damping = 1.0 if t == 0.0 else 0.0
 
 
 def _change(view: BlockView, z: np.ndarray, blocks: np.ndarray, D: np.ndarray, shift: Any) -> Any:

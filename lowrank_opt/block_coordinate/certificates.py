@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import scipy.sparse as sp
 
+from lowrank_opt.block_coordinate.composite import limits_of
 from lowrank_opt.block_coordinate.losses import (
     Huber,
     Logistic,
@@ -27,7 +28,8 @@ from lowrank_opt.block_coordinate.losses import (
     Squared,
     loss_curvature,
     loss_slope,
-    loss_value,
+    total_loss,
+    weigh,
 )
 from lowrank_opt.core.problem import Certificate
 from lowrank_opt.numerics.penalties import (
@@ -74,22 +76,29 @@ def grade(smooth: Any, penalty: Any, x: Any, measure: str = "subgradient") -> Ce
     m = smooth.n_coefficients
     w = flat[:m].reshape(-1, *smooth.x_shape[1:])
     if measure == "subgradient":
-        objective, gradient = _value_and_gradient(smooth, flat, w)
+        with np.errstate(over="ignore", invalid="ignore"):  # where the objective is infinite
+            objective, gradient = _value_and_gradient(smooth, flat, w)
+        kind = "relative gradient" if penalty is None else "relative subgradient"
+        if not np.isfinite(objective):
+            return Certificate(np.inf, kind, np.inf, None, {"subgradient": np.inf})
         if penalty is not None:
             objective += float(penalty.value(w))
         distances = subgradient_distances(penalty, w, gradient[:m].reshape(w.shape))
         worst = max(float(distances.max(initial=0.0)), float(np.abs(gradient[m:]).max(initial=0.0)))
-        kind = "relative gradient" if penalty is None else "relative subgradient"
         return Certificate(
             worst / smooth.null_gradient, kind, objective, None, {"subgradient": worst}
         )
     z = _predictors(smooth, flat, w)
     loss = _loss(smooth, z)
+    if not np.isfinite(loss):
+        return Certificate(np.inf, "relative duality gap", np.inf, np.inf, {"lower_bound": -np.inf})
     rest = float(penalty.value(w)) + 0.5 * smooth.l2 * float(np.sum(w * w))
     objective = loss + rest
     bound, size = lower_bound(smooth, penalty, z, w)
-    gap = objective - bound + 4.0 * _EPS * (abs(loss) + abs(rest) + size)
-    details = {"lower_bound": objective - gap}
+    # At a point outside the domain the bound is as good as at any other.
+    bound -= 4.0 * _EPS * (abs(loss) + size + (abs(rest) if np.isfinite(rest) else 0.0))
+    gap = objective - bound
+    details = {"lower_bound": bound}
     return Certificate(
         max(gap, 0.0) / smooth.scale, "relative duality gap", objective, gap, details
     )
@@ -138,14 +147,11 @@ def _weights(problem: Any) -> Any:
 
 
 def _loss(problem: Any, z: NDArray[Any]) -> float:
-    values = loss_value(problem.loss, problem.y, z)
-    s = problem.sample_weight
-    return float(np.sum(values)) if s is None else float(np.sum(s @ values))
+    return total_loss(problem.loss, problem.y, z, problem.sample_weight)
 
 
 def _slopes(problem: Any, z: NDArray[Any]) -> NDArray[Any]:
-    slopes: NDArray[Any] = loss_slope(problem.loss, problem.y, z) * _weights(problem)
-    return slopes
+    return weigh(loss_slope(problem.loss, problem.y, z), problem.sample_weight)
 
 
 # -- duality gaps ----------------------------------------------------------------------------------
@@ -298,14 +304,13 @@ def _largest_scale(penalty: Any, correlations: NDArray[Any]) -> float:
     if isinstance(penalty, GroupL1):
         norms, limits = _group_norms(penalty, u)
     elif isinstance(penalty, WeightedL1):
-        norms, limits = np.abs(u), penalty.alpha * penalty.weights
+        norms, limits = np.abs(u), limits_of(penalty.alpha, penalty.weights)
         free = limits == 0  # they see nothing of theta, see _dual_point
         norms, limits = norms[~free], limits[~free]
-    elif isinstance(penalty, NonNegative):
-        norms, limits = np.maximum(u, 0.0), np.full(u.shape, float(penalty.alpha))
-    elif isinstance(penalty, (L1, ElasticNet)):
+    elif isinstance(penalty, (L1, ElasticNet, NonNegative)):  # one limit for all
         ratio = penalty.l1_ratio if isinstance(penalty, ElasticNet) else 1.0
-        norms, limits = np.abs(u), np.full(u.shape, float(penalty.alpha * ratio))
+        largest = u.max() if isinstance(penalty, NonNegative) else np.abs(u).max()
+        norms, limits = np.array([max(largest, 0.0)]), np.array([penalty.alpha * ratio])
     else:
         return np.inf
     with np.errstate(divide="ignore", invalid="ignore"):
@@ -320,8 +325,7 @@ def _group_norms(penalty: Any, u: NDArray[Any]) -> tuple[NDArray[Any], NDArray[A
     squares = part * part if part.ndim == 1 else (part * part).sum(axis=1)
     norms = np.sqrt(np.bincount(groups, squares, minlength=count))
     weights = np.ones(count) if penalty.weights is None else np.asarray(penalty.weights, float)
-    with np.errstate(invalid="ignore"):
-        return norms, np.where(weights > 0, penalty.alpha * weights, 0.0)
+    return norms, limits_of(penalty.alpha, weights)
 
 
 def _conjugate(problem: Any, theta: NDArray[Any]) -> NDArray[Any]:
@@ -367,7 +371,7 @@ def _penalty_conjugate(penalty: Any, u: NDArray[Any], mu: float) -> float:
     else:
         limit: Any = 0.0
         if isinstance(penalty, WeightedL1):
-            limit = np.where(penalty.weights > 0, penalty.alpha * penalty.weights, 0.0)
+            limit = limits_of(penalty.alpha, penalty.weights)
         elif isinstance(penalty, ElasticNet):
             limit = penalty.alpha * penalty.l1_ratio
         elif isinstance(penalty, L1):
@@ -426,7 +430,7 @@ def subgradient_distances(penalty: Any, w: NDArray[Any], g: NDArray[Any]) -> NDA
         falling = np.maximum(gamma * corner - size, 0.0) / (gamma - 1.0)
         flat = np.where(size <= corner, corner, falling)
     elif isinstance(penalty, WeightedL1):
-        corner = np.where(penalty.weights > 0, penalty.alpha * penalty.weights, 0.0)
+        corner = limits_of(penalty.alpha, penalty.weights)
         flat = corner
     else:
         corner = flat = penalty.alpha

@@ -30,9 +30,24 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-__all__ = ["CompositeProblem", "L1Form"]
+__all__ = ["CompositeProblem", "L1Form", "limits_of"]
 
 _PENALTIES = (L1, WeightedL1, ElasticNet, Box, NonNegative, GroupL1, MCP, SCAD, SquaredL2)
+
+
+def limits_of(alpha: float, weights: Any) -> NDArray[Any]:
+    """Return ``alpha * weights``, where an infinite weight is infinite even times 0.
+
+    Parameters
+    ----------
+    alpha : float
+        At least 0.
+    weights : array-like
+        At least 0.
+    """
+    weights = np.asarray(weights, np.float64)
+    fixed = np.isinf(weights)
+    return np.where(fixed, np.inf, alpha * np.where(fixed, 1.0, weights))
 
 
 class L1Form(NamedTuple):
@@ -196,13 +211,13 @@ class CompositeProblem(Problem):
         if isinstance(pen, Box):
             return "gap" if np.isfinite(pen.low) and np.isfinite(pen.high) else "subgradient"
         if isinstance(pen, GroupL1):
-            weights = pen.alpha if pen.weights is None else pen.alpha * np.asarray(pen.weights)
-            return "gap" if np.min(weights) > 0 else "subgradient"
+            limits = limits_of(pen.alpha, 1.0 if pen.weights is None else pen.weights)
+            return "gap" if np.min(limits) > 0 else "subgradient"
         form = self.l1_form()
         if form is not None and form.mu > 0:
             return "gap"
         if isinstance(pen, WeightedL1) and pen.alpha > 0 and (pen.weights == 0).any():
-            projected = isinstance(smooth.loss, Squared) and smooth.n_outputs == 1
+            projected = isinstance(smooth.loss, Squared) and smooth.y.ndim == 1
             return "gap" if projected and (pen.weights > 0).any() else "subgradient"
         return "gap" if pen.alpha > 0 else "subgradient"
 

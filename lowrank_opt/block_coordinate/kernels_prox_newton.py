@@ -54,6 +54,8 @@ __all__ = [
 _FAST = {"reassoc", "contract", "arcp"}
 # Of loops over columns of few entries, which are slower when several sums are kept.
 _SHORT = {"contract"}
+# Part of a dual point that is kept for rounding.
+_INWARDS = 1.0 - 2.0**-50
 
 
 @njit(cache=True, nogil=True, error_model="numpy", fastmath=_FAST)
@@ -67,9 +69,10 @@ def sample_terms(loss, y, s, z, step, t, out, g, h):
         at = z[i] + t * step[i]
         weight = s[i] if s.size else 1.0
         out[i] = at
-        total += weight * loss_value(loss, y[i], at)
-        g[i] = weight * loss_slope(loss, y[i], at)
-        h[i] = weight * loss_curvature(loss, y[i], at)
+        # Without weight nothing, even where the loss overflows.
+        total += weight * loss_value(loss, y[i], at) if weight > 0.0 else 0.0
+        g[i] = weight * loss_slope(loss, y[i], at) if weight > 0.0 else 0.0
+        h[i] = weight * loss_curvature(loss, y[i], at) if weight > 0.0 else 0.0
         slopes += g[i]
         curvatures += h[i]
     return total, slopes, curvatures
@@ -81,10 +84,11 @@ def shift_sums(loss, y, s, z, shift):
     slopes, curvatures, sizes = 0.0, 0.0, 0.0
     for i in range(y.size):
         weight = s[i] if s.size else 1.0
-        slope = weight * loss_slope(loss, y[i], z[i] + shift)
-        slopes += slope
-        sizes += abs(slope)
-        curvatures += weight * loss_curvature(loss, y[i], z[i] + shift)
+        if weight > 0.0:
+            slope = weight * loss_slope(loss, y[i], z[i] + shift)
+            slopes += slope
+            sizes += abs(slope)
+            curvatures += weight * loss_curvature(loss, y[i], z[i] + shift)
     return slopes, curvatures, sizes
 
 
@@ -118,8 +122,11 @@ def balance(g, theta):
 
 @njit(cache=True, nogil=True, error_model="numpy")
 def dual_value(loss, y, s, theta, t):
-    """Return minus the sum of the conjugates at ``t * theta``, weights being in theta."""
-    total = 0.0
+    """Return minus the sum of the conjugates at ``t * theta``, weights being in theta.
+
+    The point is moved inwards by what the weights' rounding may have put it out of the domain.
+    """
+    total, t = 0.0, t * _INWARDS
     for i in range(y.size):
         if s.size == 0:
             total -= loss_conjugate(loss, y[i], t * theta[i])

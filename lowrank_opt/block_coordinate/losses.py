@@ -21,6 +21,8 @@ __all__ = [
     "loss_curvature",
     "loss_slope",
     "loss_value",
+    "total_loss",
+    "weigh",
 ]
 
 
@@ -83,6 +85,35 @@ def loss_value(loss: Any, y: Any, z: Any) -> Any:
     top = np.max(z, axis=-1, keepdims=True)
     total = np.sum(np.exp(z - top), axis=-1)
     return np.log(total) + np.sum(y * (top - z), axis=-1)
+
+
+def weigh(values: Any, weights: Any) -> Any:
+    """Return numbers of samples times their weights; 0 for a weight of 0, even of infinities.
+
+    Parameters
+    ----------
+    values : ndarray of shape (n,) or (n, k)
+        The numbers.
+    weights : ndarray of shape (n,) or None
+        The weights; ``None``: 1.
+    """
+    if weights is None:
+        return values
+    s = weights if values.ndim == 1 else weights[:, None]
+    return s * np.where(s > 0, values, 0.0)
+
+
+def total_loss(loss: Any, y: Any, z: Any, weights: Any) -> float:
+    """Return the weighted sum of the losses.
+
+    Parameters
+    ----------
+    loss, y, z
+        As in :func:`loss_value`, for arrays.
+    weights : ndarray of shape (n,) or None
+        Weights of the samples.
+    """
+    return float(np.sum(weigh(loss_value(loss, y, z), weights)))
 
 
 def loss_slope(loss: Any, y: Any, z: Any) -> Any:

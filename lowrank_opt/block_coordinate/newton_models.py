@@ -303,11 +303,16 @@ def _gram_form(
     """Minimise the model with these slopes at x, in place."""
     root = np.sqrt(H)
     inverse = np.where(root > 0, 1.0 / np.where(root > 0, root, 1.0), 0.0)
-    scaled = x * root
+    scaled, q = x * root, slopes * inverse
+    # In units in which single precision does not overflow; powers of 2 round nothing.
+    unit = np.ldexp(
+        1.0, np.frexp(max(np.abs(scaled).max(initial=0.0), np.abs(q).max(initial=0.0)))[1]
+    )
+    scaled /= unit
     moving = scaled.copy()
-    _solve(solver, state, G, slopes * inverse, moving, limits * inverse, positive)
+    _solve(solver, state, G, q / unit, moving, limits * inverse / unit, positive)
     changed = moving != scaled
-    x[changed] = moving[changed] * inverse[changed]
+    x[changed] = moving[changed] * inverse[changed] * unit
 
 
 def _solve(
