@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -50,10 +51,7 @@ class Gram:
         self.design, self.dtype = design, np.dtype(dtype)
         self.columns = columns
         self.products = np.zeros((0, 0), dtype, "F") if products is None else products
-        self.factors = 1.0 / np.sqrt(np.where(design.squares > 0, design.squares, 1.0))
         self.size = math.sqrt(2.0 * design.scale)
-        self.slot = np.full(design.p, -1, np.int64)
-        self.slot[columns] = np.arange(columns.size)
         size = self.dtype.itemsize
         budget = _MEMORY * _total_memory() / size
         if not design.sparse:  # copies and products
@@ -64,6 +62,20 @@ class Gram:
         self.copies: Any = None
         if not design.sparse and columns.size:
             self._copy(columns, 0)
+
+    # Both are made when products are: often they never are.
+    @cached_property
+    def factors(self) -> NDArray[Any]:
+        """Inverse norms of all columns."""
+        squares = self.design.squares
+        return 1.0 / np.sqrt(np.where(squares > 0, squares, 1.0))
+
+    @cached_property
+    def slot(self) -> NDArray[Any]:
+        """Place of each column, or -1."""
+        slot = np.full(self.design.p, -1, np.int64)
+        slot[self.columns] = np.arange(self.columns.size)
+        return slot
 
     def room(self, S: NDArray[Any]) -> bool:
         """Whether the columns `S` fit; those that are in it and not needed may be dropped."""
