@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 import html
+import sys
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from scipy.optimize import OptimizeResult
 
 from lowrank_opt.core.errors import CheckpointError, SolverFailure
 from lowrank_opt.core.problem import Certificate
@@ -44,7 +45,23 @@ _KEYS: dict[str, Any] = {
 }
 
 
-class Result(OptimizeResult):
+class _Fields(dict[str, Any]):
+    """A dictionary whose keys are attributes: what SciPy's result is made of."""
+
+    def __getattr__(self, name: str) -> Any:
+        try:
+            return self[name]
+        except KeyError as error:
+            raise AttributeError(name) from error
+
+    __setattr__ = dict.__setitem__
+    __delattr__ = dict.__delitem__
+
+    def __dir__(self) -> list[str]:
+        return list(self)
+
+
+class Result(_Fields):
     """Answer of a solver: a :class:`scipy.optimize.OptimizeResult` with guaranteed keys.
 
     Absent information is ``None``; a key is never missing.
@@ -97,6 +114,14 @@ class Result(OptimizeResult):
 
     def __init__(self, **fields: Any) -> None:
         super().__init__({**_KEYS, **fields})
+
+    @property  # type: ignore[misc]
+    def __class__(self) -> type:
+        # What ``isinstance`` asks. Importing scipy.optimize takes as long as many a solution:
+        # whoever compares with its class has imported it.
+        if "scipy.optimize" not in sys.modules:
+            return type(self)
+        return _known_to_scipy(type(self))
 
     def raise_for_status(self) -> Result:
         """Return the result if the solver converged.
@@ -176,6 +201,14 @@ class Result(OptimizeResult):
 
     def __reduce__(self) -> Any:
         return _rebuild, (type(self), dict(self))
+
+
+@functools.cache
+def _known_to_scipy(cls: type) -> type:
+    """Return a class that is both `cls` and SciPy's."""
+    from scipy.optimize import OptimizeResult
+
+    return type(cls.__name__, (cls, OptimizeResult), {"__module__": cls.__module__})
 
 
 def _rebuild(cls: type[Result], fields: dict[str, Any]) -> Result:
