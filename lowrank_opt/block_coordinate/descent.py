@@ -400,8 +400,12 @@ def _run_kernel(plan: Plan, state: Any, n: int) -> None:
             kernels.sweep_glm_dense(X, *tail)
         else:
             kernels.sweep_glm_csc(X.data, X.indices, X.indptr, *tail)
-    check_finite(x, "the point")
     state.gradient = None
+    if not np.isfinite(x).all():
+        state.x, state.work = before, smooth.start(before)  # the last point that can be graded
+        raise np.linalg.LinAlgError(
+            "steps grow without end: the objective is not bounded below, or not convex"
+        )
     state.idle = state.idle + n if np.array_equal(x, before) else 0
     state.since += n
 

@@ -81,7 +81,9 @@ def choose_rules(solver: Any, problem: Any) -> Choice:
         selection = _auto_selection(smooth, penalty, kind, size)
     if kind == "auto":
         kind = "order" if size == 1 and selection == "cyclic" else "variable"
-    if kind == "variable" and size == smooth.n_variables and penalty is None:
+    # The same blocks, in forms that keep factors or that rules for fixed blocks can take.
+    whole = size == smooth.n_variables and penalty is None
+    if kind == "variable" and (whole or (size == 1 and selection == "mi")):
         kind = "order"
     variable = kind in _VARIABLE
     if update == "auto":

@@ -11,6 +11,9 @@ if TYPE_CHECKING:
 
 __all__ = ["check_finite", "factorize", "inverse_root", "solve_factored", "solve_positive"]
 
+# Eigenvalues below minus this part of the largest are no rounding, not even that of float32.
+_NEGATIVE = 1e-5
+
 
 def check_finite(values: NDArray[Any], what: str) -> None:
     """Raise if numbers of a block are not finite, before they spoil the point.
@@ -38,6 +41,11 @@ def factorize(H: NDArray[Any]) -> tuple[str, Any]:
     -------
     kind, parts
         For :func:`solve_factored`.
+
+    Raises
+    ------
+    numpy.linalg.LinAlgError
+        The matrix is not finite, or has a clearly negative eigenvalue.
     """
     check_finite(H, "the Hessian")
     from scipy.linalg import lapack
@@ -47,6 +55,11 @@ def factorize(H: NDArray[Any]) -> tuple[str, Any]:
     if info == 0 and (factor.diagonal() ** 2 > 1e-14 * H.shape[0] * H.diagonal()).all():
         return "cholesky", factor
     values, vectors = np.linalg.eigh(H)
+    if values[0] < -_NEGATIVE * max(abs(float(values[0])), float(values[-1])):
+        raise np.linalg.LinAlgError(
+            f"the Hessian of a block is not positive semi-definite: it has the eigenvalue "
+            f"{values[0]:g}; the objective has no minimum. Add a multiple of the identity to A"
+        )
     kept = values > 1e-13 * H.shape[0] * max(float(values[-1]), 0.0)
     return "spectrum", (values[kept], vectors[:, kept])
 

@@ -55,7 +55,7 @@ class QuadraticProblem(Problem):
     ProblemError
         Not square, not symmetric, not finite; a negative diagonal entry, or a zero one in a row
         that is not zero: such a matrix is not positive semi-definite. That it is, otherwise, is
-        not checked: updates that factorise a block raise ``numpy.linalg.LinAlgError``.
+        not checked: a run that finds a block that is not ends as ``NUMERICAL_ERROR``.
 
     Notes
     -----

@@ -659,6 +659,14 @@ class TestRuns:
         assert result.status is Status.NUMERICAL_ERROR
         assert "pivot" in result.message
 
+    def test_steps_that_grow_without_end_leave_a_point_that_can_be_graded(self):
+        # The smallest eigenvalue is -1: coordinate descent doubles the point in every update.
+        problem = QuadraticProblem([[1.0, 2.0], [2.0, 1.0]], [1.0, 1.0])
+        result = BlockCoordinateDescent(block_size=1).solve(problem)
+        assert result.status is Status.NUMERICAL_ERROR
+        assert "not bounded below" in result.message
+        assert np.isfinite(result.x).all()
+
     def test_counts_tell_the_work(self):
         problem = quadratic()
         cyclic = BlockCoordinateDescent(selection="cyclic", max_iter=24, tol=0.0).solve(problem)

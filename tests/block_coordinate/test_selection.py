@@ -128,6 +128,14 @@ class TestFixedBlocks:
             decrease = problem.objective(state.x) - problem.objective(one.x)
             np.testing.assert_allclose(scores[k], decrease, rtol=1e-9)
 
+    @pytest.mark.parametrize("blocks", ["auto", "variable"])
+    def test_mi_of_single_variables_takes_the_one_that_gains_most(self, blocks):
+        problem = quadratic(2)
+        solver = BlockCoordinateDescent(block_size=1, blocks=blocks, selection="mi", max_iter=1)
+        x = solver.solve(problem).x
+        gains = problem.b**2 / (2.0 * problem.A.diagonal())  # at 0 the gradient is -b
+        np.testing.assert_array_equal(np.flatnonzero(x), [np.argmax(gains)])
+
     def test_block_norm_l1_sums_absolute_values(self):
         problem = quadratic()
         plan, state, g = start(problem, selection="gsl", block_norm="l1", **FIXED)

@@ -15,7 +15,7 @@ from lowrank_opt.block_coordinate import (
 )
 from lowrank_opt.block_coordinate.positive import solve_positive
 from lowrank_opt.block_coordinate.updates import UPDATES, armijo, cubic_step
-from lowrank_opt.core import ParameterError
+from lowrank_opt.core import ParameterError, Status
 from lowrank_opt.numerics import (
     L1,
     MCP,
@@ -115,6 +115,14 @@ class TestSmooth:
         np.testing.assert_allclose(problem.gradient(after), 0.0, atol=1e-9)
         step = -np.linalg.pinv(H) @ problem.gradient(before)
         np.testing.assert_allclose(after - before, step, atol=1e-9)
+
+    @pytest.mark.parametrize("update", ["exact", "matrix", "newton"])
+    def test_a_dense_block_that_is_not_positive_semi_definite_is_no_solution(self, update):
+        # (1/3, 1/3) is a saddle: the derivatives vanish, the objective has no minimum.
+        problem = QuadraticProblem([[1.0, 2.0], [2.0, 1.0]], [1.0, 1.0])
+        result = BlockCoordinateDescent(block_size="all", update=update).solve(problem)
+        assert result.status is Status.NUMERICAL_ERROR
+        assert "eigenvalue -1" in result.message
 
     def test_lipschitz_search_doubles_until_the_decrease_holds_and_remembers(self):
         problem = smooth_problem("logistic", seed=1)
