@@ -3,7 +3,8 @@
 An iteration chooses a working set W by the correlations of the last one, minimises the quadratic
 model of the loss plus the penalty over W (and the intercept), searches along the step on the
 objective, moves the intercept to its optimum, and reads the design once for the new correlations,
-which give the duality gap.
+which give the duality gap. Where reading a tall dense design costs more than all else, there are
+several steps on W before.
 
 The model is minimised in one of two forms. *Residual*: coordinate descent on W that keeps the
 derivative of the model by the predictors. *Gram*: coordinate descent and Newton steps on the
@@ -39,6 +40,8 @@ _CANDIDATE = 0.3
 _ARMIJO, _TRIALS = 1e-4, 60
 # Iterations between two products from scratch of the design and the coefficients.
 _REFRESH = 50
+# Newton steps on a working set of a tall dense design, and how often that must fit in all columns.
+_REPEATS, _SMALL = 3, 4
 # Sum of derivatives by the intercept, against that of their sizes, and against the residual.
 _BALANCED = 1e-3
 # Factors of the curvature that Huber's loss is given outside its quadratic part, and its least.
@@ -227,15 +230,24 @@ def step(solver: Any, problem: Any, state: ProxNewtonState) -> ProxNewtonState:
     """
     work = _work(problem, state)
     W = _working_set(solver, state, work)
-    if isinstance(problem.smooth.loss, Huber):
-        loss = problem.smooth.loss
-        kernels.huber_curvature(
-            problem.smooth.y, work.weights, state.z, loss.delta, state.softness, work.h
-        )
-    elif state.failures:
-        _stiffen(problem.smooth, state.z, work.h)
-    model = models.minimise(solver, problem, state, work, W)
-    moved = _search(problem, state, work, W, model)
+    moved = False
+    for k in range(_steps(state, work, W)):
+        if k > 0:
+            if problem.smooth.fit_intercept:
+                _move_intercept(solver, problem, state, work)
+            work.design.correlate(_dual_point(problem, work), W, state.c)
+        if isinstance(problem.smooth.loss, Huber):
+            loss = problem.smooth.loss
+            kernels.huber_curvature(
+                problem.smooth.y, work.weights, state.z, loss.delta, state.softness, work.h
+            )
+        elif state.failures:
+            _stiffen(problem.smooth, state.z, work.h)
+        model = models.minimise(solver, problem, state, work, W)
+        fell = _search(problem, state, work, W, model)
+        moved |= fell
+        if not fell:
+            break
     state.failures = 0 if moved else state.failures + 1
     if state.failures == 1:
         state.precise = True
@@ -358,6 +370,22 @@ def _stiffen(smooth: Any, z: NDArray[Any], h: NDArray[Any]) -> None:
     np.maximum(h, least if smooth.sample_weight is None else least * smooth.sample_weight, out=h)
 
 
+def _steps(state: ProxNewtonState, work: Work, W: NDArray[Any]) -> int:
+    """Newton steps before all columns are looked at: more of dense, tall designs, if W is small."""
+    n, p = work.design.X.shape
+    small = not work.design.sparse and n > p and _SMALL * W.size < state.alive.size
+    return _REPEATS if small and not state.failures else 1
+
+
+def _dual_point(problem: Any, work: Work) -> NDArray[Any]:
+    """Derivatives of the losses, of sum 0 where the gap needs it."""
+    assert work.form is not None
+    if not (problem.smooth.fit_intercept and work.form.gap):
+        return work.g
+    kernels.balance(work.g, work.theta)
+    return work.theta
+
+
 def _search(
     problem: Any, state: ProxNewtonState, work: Work, W: NDArray[Any], model: models.Step
 ) -> bool:
@@ -440,10 +468,7 @@ def _measure(
     """Correlations, residual, and what the gap proves to be 0."""
     smooth, form = problem.smooth, work.form
     assert form is not None
-    theta = work.g
-    if smooth.fit_intercept and form.gap:
-        kernels.balance(work.g, work.theta)
-        theta = work.theta
+    theta = _dual_point(problem, work)
     alive = state.alive
     if fresh:
         work.design.correlate(theta, alive, state.c)
