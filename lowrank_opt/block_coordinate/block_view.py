@@ -316,6 +316,9 @@ class BlockView:
             scales = {min(largest, best_scale)} | ({1.0} if mu > 0 else set())
         best, at = -np.inf, 0.0
         theta = self._losses(loss_slope, z)
+        theta = weigh(
+            theta, None if smooth.sample_weight is None else np.sign(smooth.sample_weight)
+        )
         for t in scales:
             conjugates = loss_conjugate(smooth.loss, smooth.y, t * theta)
             s = smooth.sample_weight

@@ -50,6 +50,8 @@ if TYPE_CHECKING:
 __all__ = ["grade", "lower_bound", "subgradient_distances"]
 
 _BLOCK = 1 << 20
+# Projections of a dual point.
+_PASSES = 4
 _EPS = float(np.finfo(np.float64).eps)
 
 
@@ -212,13 +214,34 @@ def _dual_point(problem: Any, penalty: Any, z: NDArray[Any]) -> NDArray[Any]:
     if free.size:  # the squared loss; see CompositeProblem.measure
         return _project_out(problem, problem.X[:, free], z - problem.y)
     if not problem.fit_intercept:
-        return loss_slope(problem.loss, problem.y, z)
+        return _live_slopes(problem, z)
     if isinstance(problem.loss, Squared):
-        theta = z - problem.y
         s = problem.sample_weight
-        return theta - (theta.mean(axis=0) if s is None else s @ theta / s.sum())
+        return _settle(
+            z - problem.y,
+            lambda v: v - (v.mean(axis=0) if s is None else s @ v / s.sum()),
+        )
     z = z + _intercept_shift(problem, z)
-    return _balance(problem, loss_slope(problem.loss, problem.y, z))
+    return _balance(problem, _live_slopes(problem, z))
+
+
+def _live_slopes(problem: Any, z: NDArray[Any]) -> NDArray[Any]:
+    """Derivatives of the losses, 0 for samples without weight."""
+    s = problem.sample_weight
+    return weigh(loss_slope(problem.loss, problem.y, z), None if s is None else np.sign(s))
+
+
+def _settle(v: NDArray[Any], project: Any) -> NDArray[Any]:
+    """Project until hardly anything is taken off; what is rounding alone becomes 0.
+
+    Dual points are scaled up afterwards, and with them what they miss the subspace by.
+    """
+    for _ in range(_PASSES):
+        before, v = np.linalg.norm(v, axis=0), project(v)
+        lost = np.linalg.norm(v, axis=0) < 0.5 * before
+        if not lost.any():
+            return v
+    return np.where(lost, 0.0, v)
 
 
 def _project_out(problem: Any, A: Any, theta: NDArray[Any]) -> NDArray[Any]:
@@ -229,9 +252,7 @@ def _project_out(problem: Any, A: Any, theta: NDArray[Any]) -> NDArray[Any]:
     root = np.sqrt(s)
     left, size, _ = np.linalg.svd(A * root[:, None], full_matrices=False)
     left = left[:, size > size.max(initial=0.0) * len(A) * _EPS]
-    scaled = root * theta
-    for _ in range(2):
-        scaled = scaled - left @ (left.T @ scaled)
+    scaled = _settle(root * theta, lambda v: v - left @ (left.T @ v))
     return np.where(s > 0, scaled / np.where(root > 0, root, 1.0), 0.0)
 
 
@@ -241,13 +262,14 @@ def _intercept_shift(problem: Any, z: NDArray[Any]) -> Any:
     s = _weights(problem)
     for _ in range(30):
         at = z + (shift if z.ndim > 1 else shift[0])
-        slope = np.atleast_1d(np.sum(s * loss_slope(problem.loss, problem.y, at), axis=0))
+        slope = np.atleast_1d(np.sum(_slopes(problem, at), axis=0))
         if isinstance(problem.loss, Softmax):
             P = loss_slope(problem.loss, problem.y, at) + problem.y
             H = np.diag(np.sum(s * P, axis=0)) - P.T @ (s * P)
             step = -np.linalg.lstsq(H, slope, rcond=1e-12)[0]
         else:
-            curvature = float(np.sum(s * loss_curvature(problem.loss, problem.y, at)))
+            curves = loss_curvature(problem.loss, problem.y, at)
+            curvature = float(np.sum(weigh(curves, problem.sample_weight)))
             if not curvature > 0:
                 break
             step = -slope / curvature

@@ -305,9 +305,8 @@ def _gram_form(
     inverse = np.where(root > 0, 1.0 / np.where(root > 0, root, 1.0), 0.0)
     scaled, q = x * root, slopes * inverse
     # In units in which single precision does not overflow; powers of 2 round nothing.
-    unit = np.ldexp(
-        1.0, np.frexp(max(np.abs(scaled).max(initial=0.0), np.abs(q).max(initial=0.0)))[1]
-    )
+    size = max(np.abs(scaled).max(initial=0.0), np.abs(q).max(initial=0.0))
+    unit = np.ldexp(1.0, np.frexp(size)[1])
     scaled /= unit
     moving = scaled.copy()
     _solve(solver, state, G, q / unit, moving, limits * inverse / unit, positive)
