@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import scipy.sparse as sp
 
+from lowrank_opt.block_coordinate import design
 from lowrank_opt.block_coordinate import kernels_block_working_set as kernels
 from lowrank_opt.block_coordinate.composite import limits_of
 from lowrank_opt.block_coordinate.losses import (
@@ -126,12 +127,8 @@ class BlockView:
         counts = np.bincount(labels)
         self.n_blocks = counts.size
         self.ptr = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
-        if self.sparse:
-            # Numba compiles anew for read-only arrays.
-            parts = [v if v.flags.writeable else v.copy() for v in (X.data, X.indices, X.indptr)]
-            self.design = kernels.SparseColumns(*parts)
-        else:
-            self.design = kernels.DenseColumns(X if X.flags.writeable else X.copy(order="F"))
+        kind = kernels.SparseColumns if self.sparse else kernels.DenseColumns
+        self.design = kind(*design.arrays(X))
         y = smooth.y
         self.y = np.ascontiguousarray(y[None] if y.ndim == 1 else y.T)
         s = smooth.sample_weight

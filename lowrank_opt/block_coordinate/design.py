@@ -12,6 +12,7 @@ from lowrank_opt.core.errors import ProblemError, UnsupportedBackendError
 from lowrank_opt.numerics._arrays import numpy_real
 
 __all__ = [
+    "arrays",
     "as_design",
     "check_squares",
     "column_squares",
@@ -92,6 +93,35 @@ def _pairs(out: Any, given: Any) -> Any:
             yield getattr(out, part), theirs
 
 
+def arrays(X: Any) -> tuple[np.ndarray, ...]:
+    """Return the arrays of a design as kernels take them, which only read: nothing is copied.
+
+    Numba compiles anew, for seconds, for arrays that are marked as read-only, as those of
+    ``numpy.memmap`` and joblib are: here their memory comes unmarked.
+
+    Parameters
+    ----------
+    X : ndarray or csc_array of shape (n, p)
+        The design.
+
+    Returns
+    -------
+    tuple of ndarray
+        The matrix, or ``data, indices, indptr``.
+    """
+    parts = (X.data, X.indices, X.indptr) if sp.issparse(X) else (X,)
+    return tuple(v if v.flags.writeable else np.asarray(_Unmarked(v)) for v in parts)
+
+
+class _Unmarked:
+    """An array's memory for `numpy.asarray`; it lives as long as its views."""
+
+    def __init__(self, array: np.ndarray) -> None:
+        self.array = array
+        interface = array.__array_interface__
+        self.__array_interface__ = interface | {"data": (interface["data"][0], False)}
+
+
 def column_squares(name: str, X: Any, weights: Any = None) -> np.ndarray:
     """Return the (weighted) squared norms of the columns, in float64.
 
@@ -118,9 +148,9 @@ def column_squares(name: str, X: Any, weights: Any = None) -> np.ndarray:
 
     w = np.empty(0) if weights is None else weights
     if sp.issparse(X):
-        squares = kernels.column_squares_csc(X.data, X.indices, X.indptr, w)
+        squares = kernels.column_squares_csc(*arrays(X), w)
     else:
-        squares = kernels.column_squares_dense(X, w)
+        squares = kernels.column_squares_dense(*arrays(X), w)
     check_squares(name, X, squares)
     return squares
 

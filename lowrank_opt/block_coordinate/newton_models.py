@@ -9,6 +9,7 @@ import numpy as np
 import scipy.sparse as sp
 
 from lowrank_opt.block_coordinate import kernels_prox_newton as kernels
+from lowrank_opt.block_coordinate.design import arrays
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -44,15 +45,11 @@ class Design:
     """Products with the columns of a design, dense or sparse."""
 
     def __init__(self, X: Any) -> None:
-        self.X = X
         self.sparse = sp.issparse(X)
+        self.columns = arrays(X)
+        self.X = X if self.sparse else self.columns[0]
         self._counts: Any = None
         self._counted: Any = None
-
-    @property
-    def columns(self) -> tuple[Any, Any, Any]:
-        """Arrays of the sparse design."""
-        return self.X.data, self.X.indices, self.X.indptr
 
     def correlate(self, theta: NDArray[Any], alive: NDArray[Any], c: NDArray[Any]) -> None:
         """Write ``X' theta`` for the columns `alive`."""
@@ -90,7 +87,7 @@ class Design:
         """Count the entries of W in each row; see the kernel."""
         if self._counted is None or self._counted[0] is not W:
             self._counts = np.empty(self.X.shape[0], np.int32)
-            result = kernels.row_work(self.X.indices, self.X.indptr, W, self._counts)
+            result = kernels.row_work(*self.columns[1:], W, self._counts)
             self._counted = W, result
         return self._counted[1]  # type: ignore[no-any-return]
 

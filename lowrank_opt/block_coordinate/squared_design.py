@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from lowrank_opt.block_coordinate import design
 from lowrank_opt.block_coordinate import kernels_squared as kernels
 
 if TYPE_CHECKING:
@@ -18,8 +19,6 @@ if TYPE_CHECKING:
 __all__ = ["Design", "Visit", "visit"]
 
 _NONE = np.empty(0)
-# Part of a direction that counts as linearly dependent.
-_RANK = 1e-10
 
 
 class Visit(NamedTuple):
@@ -69,10 +68,8 @@ def visit(smooth: GLMProblem) -> Visit:
     raw, c = np.empty(p), np.empty(p)
     means, squares = (np.empty(p), np.empty(p)) if smooth.fit_intercept else (_NONE, raw)
     rest = (u, _NONE if s is None else s, total, raw, means, squares, c)
-    if isinstance(X, np.ndarray):
-        kernels.setup_dense(X, *rest)
-    else:
-        kernels.setup_csc(X.data, X.indices, X.indptr, *rest)
+    setup = kernels.setup_dense if isinstance(X, np.ndarray) else kernels.setup_csc
+    setup(*design.arrays(X), *rest)
     return Visit(center, u, raw, means, squares, c)
 
 
@@ -103,7 +100,7 @@ class Design:
         X, y, s = smooth.X, smooth.y, smooth.sample_weight
         self.n, self.p = X.shape
         self.sparse = not isinstance(X, np.ndarray)
-        self.parts = (X.data, X.indices, X.indptr) if self.sparse else (X,)
+        self.parts = design.arrays(X)
         self.s = _NONE if s is None else s
         self.total = float(self.n) if s is None else float(np.sum(s))
         first = smooth.__dict__.get("first_visit") or visit(smooth)

@@ -2,10 +2,21 @@
 
 from __future__ import annotations
 
+import tracemalloc
+
 import numpy as np
 import pytest
+import scipy.sparse as sp
 
-from lowrank_opt.block_coordinate import CompositeProblem, GLMProblem, SparseGLMSolver
+from lowrank_opt.block_coordinate import (
+    CompositeProblem,
+    GLMProblem,
+    SparseGLMSolver,
+    kernels_block_working_set,
+    kernels_design,
+    kernels_prox_newton,
+    kernels_squared,
+)
 from lowrank_opt.core import Status
 from lowrank_opt.core.errors import ProblemError
 from lowrank_opt.numerics import L1, Box, GroupL1, WeightedL1
@@ -146,3 +157,32 @@ def test_a_point_where_the_loss_overflows_has_an_infinite_residual():
         CompositeProblem(GLMProblem(X, y, "poisson"), L1(1.0)),
     ):
         assert problem.certificate(np.full(12, 1e6)).residual == np.inf
+
+
+@pytest.mark.parametrize("grouped", [False, True])
+@pytest.mark.parametrize("loss", ["squared", "logistic"])
+@pytest.mark.parametrize("convert", [np.asfortranarray, sp.csc_array])
+def test_designs_that_may_not_be_written_are_neither_copied_nor_compiled_for(
+    grouped, loss, convert
+):
+    X, y = data(loss, n=200, p=2000)
+    X = convert(X)
+    alpha = 0.5 * GLMProblem(X, y, loss).null_gradient
+    pen = GroupL1(alpha, np.arange(2000) // 2) if grouped else L1(alpha)
+    expected = SparseGLMSolver().solve(CompositeProblem(GLMProblem(X, y, loss), pen)).x
+    parts = [X] if isinstance(X, np.ndarray) else [X.data, X.indices, X.indptr]
+    for part in parts:
+        part.flags.writeable = False
+    problem = CompositeProblem(GLMProblem(X, y, loss), pen)
+    tracemalloc.start()
+    result = SparseGLMSolver().solve(problem)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    np.testing.assert_array_equal(result.x, expected)
+    assert peak < 0.8 * sum(part.nbytes for part in parts)
+    assert not any(part.flags.writeable for part in parts)
+    for module in (kernels_block_working_set, kernels_design, kernels_prox_newton, kernels_squared):
+        for kernel in vars(module).values():
+            assert "readonly" not in " ".join(
+                str(argument) for types in getattr(kernel, "signatures", ()) for argument in types
+            )
