@@ -82,10 +82,11 @@ class LabelPropagation(CallbackSupportMixin, ClassifierMixin, BaseEstimator):
     solver : str or Solver, default="auto"
         "forest": block coordinate descent on a partition of the graph into forests, each solved
         exactly by message passing; "color": the same on colour classes; "conjugate_gradients":
-        with the degrees as preconditioner; "direct": one factorisation, sparse or dense, for
-        every class; "auto": "direct" for "rbf" and where the graph has more than a quarter of
-        all edges, else "conjugate_gradients". Or the name or an instance (it is cloned) of a
-        solver for :class:`~lowrank_opt.block_coordinate.QuadraticProblem`.
+        with the degrees as preconditioner; "direct": one factorisation, sparse or dense, serves
+        all classes, and only what rounding leaves is iterated; "auto": "direct" for "rbf" and
+        where the graph has more than a quarter of all edges, else "conjugate_gradients". Or the
+        name or an instance (it is cloned) of a solver for
+        :class:`~lowrank_opt.block_coordinate.QuadraticProblem`.
     tol : float, default=1e-6
         Tolerance of the solver: largest derivative, over the largest pull of labels on a point,
         both by variables scaled by roots of degrees.
@@ -233,9 +234,9 @@ class LabelPropagation(CallbackSupportMixin, ClassifierMixin, BaseEstimator):
         # for points that are attached by large and by small weights.
         roots = np.sqrt(A.diagonal())
         A = _scaled(A, 1.0 / roots)
-        many = sparse.kron(sparse.eye_array(columns), A, format="csr") if columns > 1 else A
-        problem = QuadraticProblem(many, (B[:, :columns] / roots[:, None]).T.ravel())
-        start = start * roots[:, None]
+        B = B[:, :columns] / roots[:, None]
+        problem = QuadraticProblem(_repeated(A, columns), B.T.ravel())
+        start = start[:, :columns] * roots[:, None]
         solver = self.solver
         if isinstance(solver, str) and solver == "auto":
             dense = self.affinity == "rbf" or A.nnz > _DENSE * A.shape[0] ** 2
@@ -244,7 +245,9 @@ class LabelPropagation(CallbackSupportMixin, ClassifierMixin, BaseEstimator):
         limit = {} if self.max_iter is None else {"max_iter": self.max_iter}
         if isinstance(solver, str) and solver == "conjugate_gradients":
             solver = ConjugateGradients(tol=self.tol, **limit)
-        each = list(np.arange(columns * len(B)).reshape(columns, -1))
+        elif isinstance(solver, str) and solver == "direct":
+            start = _eliminated(A, B, start)  # one factor for all classes; the solver refines
+        each = list(np.arange(B.size).reshape(columns, -1))
         solver = resolve_solver(
             solver,
             choices={
@@ -257,9 +260,9 @@ class LabelPropagation(CallbackSupportMixin, ClassifierMixin, BaseEstimator):
             random_state=self.random_state,
             **limit,
         )
-        self.result_ = run_solver(self, solver, problem, X=X, x0=start[:, :columns].T.ravel())
+        self.result_ = run_solver(self, solver, problem, X=X, x0=start.T.ravel())
         self.n_iter_ = max(1, self.result_.nit)
-        F = np.empty(B.shape)
+        F = np.empty((len(B), columns + 1))
         F[:, :columns] = (self.result_.x.reshape(columns, -1) / roots).T.clip(0.0, 1.0)
         F[:, columns] = (1.0 - F[:, :columns].sum(axis=1)).clip(0.0)
         return F / F.sum(axis=1, keepdims=True)
@@ -357,6 +360,33 @@ def _harmonic_system(W: Any, F: Any, labelled: Any, l2: float, prior: Any) -> tu
     A = sparse.csr_array(sparse.diags_array(degrees) - rows[:, places])
     B = rows[:, np.flatnonzero(labelled)] @ F[labelled] + l2 * prior
     return places, A, B
+
+
+def _repeated(A: Any, count: int) -> Any:
+    """Return the block diagonal matrix with `count` times A; ``scipy.sparse.kron`` takes longer."""
+    n = A.shape[0]
+    places = np.arange(count)[:, None]
+    kind = np.int32 if count * max(n, A.nnz) < 2**31 else np.int64
+    indices = (A.indices + (n * places).astype(kind)).ravel()
+    indptr = np.append((A.indptr[:-1] + (A.nnz * places).astype(kind)).ravel(), count * A.nnz)
+    parts = np.tile(A.data, count), indices, indptr
+    return sparse.csr_array(parts, shape=(count * n, count * n))
+
+
+def _eliminated(A: Any, B: Any, start: Any) -> Any:
+    """Return the solution of ``A F = B``, or `start` where rounding makes A indefinite."""
+    from scipy import linalg
+
+    from lowrank_opt.block_coordinate.forests import solve_sparse_block
+
+    try:
+        if A.nnz > _DENSE * A.shape[0] ** 2:
+            F = linalg.cho_solve(linalg.cho_factor(A.toarray(), overwrite_a=True), B)
+        else:
+            F = solve_sparse_block(A, B, np.arange(A.shape[0]))
+    except np.linalg.LinAlgError:
+        return start
+    return F if np.isfinite(F).all() else start
 
 
 def _scaled(A: Any, s: NDArray[Any]) -> Any:

@@ -109,6 +109,17 @@ def test_the_distributions_solve_the_dense_harmonic_system(affinity, l2, solver)
     assert model.result_.certificate.residual <= 1e-11
 
 
+@pytest.mark.parametrize("affinity", ["knn", "rbf"])
+def test_one_factorisation_serves_all_classes(affinity):
+    rng = np.random.default_rng(0)
+    y = np.arange(80) % 4
+    X = rng.standard_normal((4, 3))[y] + 0.5 * rng.standard_normal((80, 3))
+    model = LabelPropagation(affinity, gamma=1.0, solver="direct")
+    model.fit(X, np.where(np.arange(80) < 12, y, -1))
+    assert model.result_.success
+    assert model.result_.nit == 0  # an iteration would factorise the block of one more class
+
+
 @pytest.mark.parametrize("seed", range(3))
 def test_scikit_learn_converges_to_the_same_distributions(seed):
     X, y, _ = points(seed=seed)
