@@ -49,7 +49,8 @@ if TYPE_CHECKING:
 
 __all__ = ["grade", "lower_bound", "subgradient_distances"]
 
-_BLOCK = 1 << 20
+# Numbers in blocks of columns that are cast, and that are copied.
+_BLOCK, _COPIED = 1 << 20, 1 << 17
 # Projections of a dual point.
 _PASSES = 4
 _EPS = float(np.finfo(np.float64).eps)
@@ -122,10 +123,13 @@ def _predictors(problem: Any, x: NDArray[Any], w: NDArray[Any]) -> NDArray[Any]:
     X = problem.X
     z = np.zeros((X.shape[0], *w.shape[1:]))
     used = np.flatnonzero(w.any(axis=1) if w.ndim > 1 else w)
-    width = max(1, _BLOCK // X.shape[0])
-    for first in range(0, used.size, width):
-        part = used[first : first + width]
-        z += X[:, part].astype(np.float64) @ w[part]
+    if sp.issparse(X):
+        z += X[:, used].astype(np.float64) @ w[used]
+    else:  # few columns at a time: to touch new memory costs more than the products
+        width = max(1, _COPIED // X.shape[0])
+        for first in range(0, used.size, width):
+            part = used[first : first + width]
+            z += X.T[part].astype(np.float64, copy=False).T @ w[part]
     if problem.fit_intercept:
         z += x[w.size :] if z.ndim > 1 else x[-1]
     return z

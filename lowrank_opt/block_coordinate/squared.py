@@ -32,7 +32,7 @@ __all__ = ["SquaredState", "check", "init", "point", "step"]
 _STAGE, _TALL = 0.1, 2.0
 # Least size of working sets, for sparse designs as a part of the features; as a multiple of the
 # support.
-_LEAST, _PART, _TIMES = 100, 20, 2
+_LEAST, _PART, _TIMES = 200, 20, 2
 # Below this tolerance products are kept in float64 and residuals are computed anew before passes.
 _EXACT, _REFRESH = 1e-7, 1e-9
 _EPS = float(np.finfo(np.float64).eps)

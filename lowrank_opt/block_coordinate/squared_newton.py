@@ -60,6 +60,8 @@ class Gram:
         if not design.sparse:
             self.most = int(min(self.most, _MEMORY * _total_memory() / (size * design.n)))
         self.copies: Any = None
+        # To touch new memory costs more than to fill it.
+        self.buffers = [np.empty(0, dtype), np.empty(0, dtype)]
         if not design.sparse and columns.size:
             self._copy(columns, 0)
 
@@ -97,9 +99,26 @@ class Gram:
         return slots
 
     def matrix(self, slots: NDArray[Any]) -> NDArray[Any]:
-        """Return the products of the columns at ascending places, as a matrix of its own."""
-        out = np.empty((slots.size, slots.size), self.dtype, "F")
-        kernels.gather(self.products, slots, out)
+        """Return the products of the columns at ascending places, see :meth:`part`."""
+        return self.part(self.products, slots, 0)
+
+    def part(self, A: NDArray[Any], rows: NDArray[Any], which: int) -> NDArray[Any]:
+        """Return rows and columns of a matrix, in memory that is used again by the next call.
+
+        Parameters
+        ----------
+        A : ndarray
+            The matrix.
+        rows : ndarray of int
+            Which of them.
+        which : {0, 1}
+            Where to put it.
+        """
+        m = rows.size
+        if self.buffers[which].size < m * m:
+            self.buffers[which] = np.empty(m * m + m * m // 2, self.dtype)
+        out = self.buffers[which][: m * m].reshape((m, m), order="F")
+        kernels.gather(A, rows, out)
         return out
 
     def _append(self, new: NDArray[Any]) -> None:
@@ -195,7 +214,7 @@ def newton(
     signs = np.ones(S.size) if form.positive else np.sign(at)
     slope = q - limits * signs
     unit = gram.factors[S]
-    factor = _factor(A, rows, form.mu * unit * unit, potrf, counts)
+    factor = _factor(gram, A, rows, form.mu * unit * unit, potrf, counts)
     if factor is None:
         return False, False
     unit *= gram.size
@@ -232,13 +251,13 @@ def newton(
 
 
 def _factor(
-    A: NDArray[Any], rows: NDArray[Any], ridge: NDArray[Any], potrf: Any, counts: dict[str, int]
-) -> Any:
+    gram: Gram, A: NDArray[Any], rows: NDArray[Any], ridge: NDArray[Any], potrf: Any,
+    counts: dict[str, int],
+) -> Any:  # fmt: skip
     """Cholesky factor of a part of A plus a small multiple of the identity."""
     shift = _SHIFT[A.dtype.name]
     for _ in range(_SHIFTS):
-        work = np.empty((rows.size, rows.size), A.dtype, "F")
-        kernels.gather(A, rows, work)
+        work = gram.part(A, rows, 1)
         np.einsum("ii->i", work)[...] += ridge + shift
         counts["newton"] = counts.get("newton", 0) + 1
         factor, info = potrf(work, lower=1, overwrite_a=1, clean=0)
