@@ -99,11 +99,13 @@ class BlockCoordinateDescent(Solver):
     selection : str, default="auto"
         How the next block is found; see the notes. "auto": for quadratics "gsd", with a penalty
         "gs-q"; "cyclic" for fixed blocks and for single variables of a linear model, where a
-        greedy choice costs a pass over the data.
+        greedy choice costs a pass over the data; without a bound of the Hessian "gs" and "gs-s".
     update : str, default="auto"
         How the variables of a block change; see the notes. "auto": "exact" for quadratics,
         "forest" on forests; of the others "newton" or, for single variables, "gradient"; with a
-        penalty "prox_newton", for single variables or groups "prox_gradient".
+        penalty "prox_newton", for single variables, groups, blocks of a graph, MCP and SCAD
+        "prox_gradient". Without a bound of the Hessian "newton", "prox_newton" or
+        "lipschitz_search".
     bound : {"lipschitz", "tau", "rowsum"}, default="lipschitz"
         Diagonal D of "gsd", and of "gs-q" and "gs-r" for variable blocks: the Lipschitz constants
         (of single variables: no bound for blocks), these times the size of the block, or the sums
@@ -158,7 +160,8 @@ class BlockCoordinateDescent(Solver):
     (the same by elimination along trees); with a penalty "prox_gradient", "prox_newton" (a model
     by coordinate descent, line search), "tmp" (two-metric projection: Newton on the variables
     that are not held at a bound or at 0, search along the projected arc), "lipschitz_search",
-    "exact".
+    "exact". On blocks of one colour proximal steps are exact, each variable having its own
+    constant.
 
     With "gs-s", "gs-q" or "gsq-nn", blocks of at least as many variables as are not at a kink in
     the end, and "prox_newton" or "tmp", the last phase converges superlinearly; for quadratics

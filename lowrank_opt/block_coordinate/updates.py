@@ -266,7 +266,9 @@ def cubic_step(H: NDArray[Any], g: NDArray[Any], third: float) -> NDArray[Any]:
 
 
 def _prox_gradient(plan: Plan, state: Any, k: int, b: NDArray[Any], g: NDArray[Any]) -> Move:
-    L = _constant(plan, k, b)
+    # Variables of one colour are not coupled: with constants of their own the step is exact.
+    apart = plan.choice.kind == "color" and plan.penalty.separable
+    L: Any = plan.lipschitz[b] if apart else _constant(plan, k, b)
     return plan.penalty.prox(b, state.x[b] - g / L, 1.0 / L), None
 
 
@@ -350,7 +352,7 @@ def _model_goal(plan: Plan, state: Any, b: NDArray[Any], g: NDArray[Any], part: 
 def _exact(plan: Plan, state: Any, k: int, b: NDArray[Any], g: NDArray[Any]) -> Move:
     if plan.penalty.absent:
         return _matrix(plan, state, k, b, g)
-    if b.size == 1:
+    if b.size == 1 or plan.choice.kind == "color":
         return _prox_gradient(plan, state, k, b, g)
     H = plan.keep("bound", k, b.size**2, lambda: plan.smooth.block_bound(b))
     goal = _model_goal(plan, state, b, g, 1e-12)
@@ -359,6 +361,8 @@ def _exact(plan: Plan, state: Any, k: int, b: NDArray[Any], g: NDArray[Any]) -> 
 
 def _prox_newton(plan: Plan, state: Any, k: int, b: NDArray[Any], g: NDArray[Any]) -> Move:
     smooth, penalty, x, work = plan.smooth, plan.penalty, state.x, state.work
+    if plan.choice.kind == "color":
+        return _prox_gradient(plan, state, k, b, g)
     if plan.quadratic:
         H = plan.keep("bound", k, b.size**2, lambda: smooth.block_bound(b))
     else:

@@ -277,6 +277,19 @@ class TestMessagePassing:
         expected = solve(problem, tol=1e-12).x
         np.testing.assert_allclose(solve(problem, blocks=blocks).x, expected, atol=1e-8)
 
+    @pytest.mark.parametrize("update", ["auto", "prox_newton", "exact"])
+    def test_variables_of_one_colour_are_minimised_each_by_itself(self, update):
+        smooth = chain(60)
+        problem = CompositeProblem(smooth, L1(0.3))
+        solver = BlockCoordinateDescent(blocks="color", update=update)
+        state = solver.init(problem, np.ones(60))
+        b = state.cache.partition.blocks[0]
+        solver.step(problem, state)
+        diagonal = smooth.A.diagonal()[b]
+        rest = smooth.b[b] - smooth.A[b] @ np.ones(60) + diagonal
+        expected = np.sign(rest) * np.maximum(np.abs(rest) - 0.3, 0.0) / diagonal
+        np.testing.assert_allclose(state.x[b], expected, atol=1e-12)
+
     def test_bounded_fill_lies_between_forests_and_all_variables(self):
         problem = chain(60)
         sizes = []
