@@ -324,7 +324,10 @@ class GLMProblem(Problem):
     def null_gradient(self) -> float:
         """Largest absolute derivative by a coefficient at the null model; positive."""
         slope = self.slopes(self._null_predictors())
-        gradient = float(np.abs(design.transposed_times(self.X, slope)).max())
+        products = -design.transposed_times(self.X, slope)
+        if products.ndim == 1:  # solvers start from them
+            self.__dict__.setdefault("null_products", products)
+        gradient = float(np.abs(products).max())
         norm = float(np.sqrt(self.column_squares.max()))
         floor = 1e-15 * norm * float(np.linalg.norm(slope))
         return max(gradient, floor) or 1.0

@@ -182,7 +182,10 @@ def init(solver: Any, problem: Any, x0: Any = None, previous: Any = None) -> Pro
     state.alive = _columns(work, form)
     _terms(problem, state, work)
     check_start(work.loss_value, x0)
-    _measure(solver, problem, state, work)
+    known = smooth.__dict__.get("null_products") if x0 is None else None
+    if known is not None:
+        state.c[:] = -known
+    _measure(solver, problem, state, work, fresh=known is None)
     if x0 is None and np.isfinite(form.limits).all():
         # Where the first coefficient appears: an estimator asks for it afterwards.
         smooth.__dict__.setdefault("null_products", -state.c)

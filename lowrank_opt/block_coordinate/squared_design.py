@@ -100,11 +100,12 @@ class Design:
         X, y, s = smooth.X, smooth.y, smooth.sample_weight
         self.n, self.p = X.shape
         self.sparse = not isinstance(X, np.ndarray)
-        self.parts = design.arrays(X)
+        self.parts: tuple[Any, ...] = design.arrays(X)
         self.s = _NONE if s is None else s
         self.total = float(self.n) if s is None else float(np.sum(s))
-        first = smooth.__dict__.get("first_visit") or visit(smooth)
-        self.center, self.u, _, self.means, self.squares, self.c = first
+        first: Visit = smooth.__dict__.get("first_visit") or visit(smooth)
+        self.center, self.u, self.c = first.center, first.u, first.c
+        self.means, self.squares = first.means, first.squares
         self.scale = self.half_square(self.u)
         size = float(y @ y) if s is None else float(y @ (s * y))
         self.scale = max(self.scale, 1e-28 * size) or 1.0
@@ -181,7 +182,7 @@ class Design:
     def restricted(self, S: NDArray[Any]) -> Design:
         """Return the design of the columns `S`, which are copied, for products alone."""
         out = copy.copy(self)
-        X = self.smooth.X[:, S] if self.sparse else np.asfortranarray(self.smooth.X[:, S])
+        X: Any = self.smooth.X[:, S] if self.sparse else np.asfortranarray(self.smooth.X[:, S])
         out.parts = (X.data, X.indices, X.indptr) if self.sparse else (X,)
         out.means = self.means[S] if self.means.size else self.means
         return out
