@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from numbers import Integral, Real
 from typing import Any, ClassVar
 
@@ -212,7 +213,7 @@ class ElasticNet(LinearRegressor):
 
     _constraints: ClassVar[dict[str, list[Any]]] = {**COMMON, **_RATIO}
     _squeezes = True
-    path = staticmethod(lasso_path)
+    path = staticmethod(partial(lasso_path, l1_ratio=0.5))
 
     def __init__(
         self,
