@@ -173,11 +173,13 @@ def test_without_a_penalty_it_is_least_squares(shape, sparse):
     assert np.isnan(ours.dual_gap_) == (ours.result_.certificate.gap is None)
 
 
-@pytest.mark.parametrize("name", ["Lasso", "ElasticNet"])
-def test_paths_of_the_estimators_are_those_of_scikit_learn(name):
+@pytest.mark.parametrize(
+    ("ours", "theirs"), [(Lasso, sk.lasso_path), (ElasticNet, sk.ElasticNet.path)]
+)
+def test_paths_of_the_estimators_are_those_of_scikit_learn(ours, theirs):
     X, y = regression(seed=1)
-    ours = {"Lasso": Lasso, "ElasticNet": ElasticNet}[name].path(X, y, alphas=[1.0], tol=1e-12)
-    theirs = getattr(sk, name).path(X, y, alphas=[1.0], tol=1e-12, max_iter=100_000)
+    ours = ours.path(X, y, alphas=[1.0], tol=1e-12)
+    theirs = theirs(X, y, alphas=[1.0], tol=1e-12, max_iter=100_000)
     np.testing.assert_allclose(ours[1], theirs[1], atol=1e-5)
 
 
