@@ -32,8 +32,9 @@ __all__ = [
 # Part of its limit from which a coefficient is a candidate; relative gap that ends a stage but the
 # last.
 NEAR, ROUGH = 0.3, 1e-2
-# Dense rounds: sweeps over the working set, rounds, rounds while the support is not settled.
-_SWEEPS, _ROUNDS, _MANY = 2, 2, 10
+# Dense rounds: sweeps over the working set, and over one that is this part of the columns at most;
+# rounds, rounds while the support is not settled.
+_SWEEPS, _SWEEPS_FEW, _FEW, _ROUNDS, _MANY = 2, 4, 1.0 / 32.0, 2, 10
 # Sweeps on products: at most, and without a change of sign before a Newton step (on paths).
 _CAP, CALM, CALM_PATH = 200, 10, 3
 # Residual descent: sweeps between two gaps, how many of them over the whole working set and not
@@ -43,8 +44,9 @@ _CHECK, _CHECK_RIDGE, _WIDE, _CHECKS = 5, 10, 2, 100
 _ENOUGH, _ALLOWED = 0.1, 0.3
 _SLOW, _SLOW_FROM, _SLOW_ROUNDS = 0.6, 3, 6
 # Costs in nanoseconds: of an entry of a sparse column in a sweep, of an entry of a product of such
-# columns or a copy of one, of a flop in products and factors; dense entries are cheaper.
-_ENTRY, _PAIR, _FLOP, _DENSE = 3.0, 2.0, 0.02, 0.15
+# columns or a copy of one, of a flop in products and factors; dense entries are cheaper; of an
+# entry of the matrix of products in a round, without its factor.
+_ENTRY, _PAIR, _FLOP, _DENSE, _ROUND = 3.0, 2.0, 0.02, 0.15, 4.0
 _NO_HISTORY = np.empty((0, 0))
 
 
@@ -162,15 +164,24 @@ class Inner:
         products = products or (self.state.slow and not design.sparse)
         if solver.gram == "never":
             products = False
-        if products and self.rounds(_ROUNDS, _MANY):
+        if products and self.rounds(self.few(), _MANY):
             return
         self.descend(solver.gram == "auto" and not products)
+
+    def few(self) -> int:
+        """Rounds after which to look at all columns: one where that costs less than a round."""
+        design, m = self.cache.design, float(np.count_nonzero(self.state.w[self.W]))
+        if design.sparse:
+            return _ROUNDS
+        more = _FLOP * m**3 / 3.0 + _ROUND * m * m
+        return _ROUNDS if more < _DENSE * design.n * self.state.active.size else 1
 
     def rounds(self, few: int, many: int) -> bool:
         """Alternate sweeps, products and Newton steps; whether the support had room."""
         done, k = False, 0
+        sweeps = _SWEEPS_FEW if self.W.size <= _FEW * self.cache.design.p else _SWEEPS
         while not done:
-            self.sweep(self.W, _SWEEPS)
+            self.sweep(self.W, sweeps)
             found = self.support_step()
             if found is None:
                 return False
