@@ -8,7 +8,12 @@ from typing import Any
 import numpy as np
 
 from lowrank_opt.block_coordinate import kernels_block_working_set as kernels
-from lowrank_opt.block_coordinate.block_newton import move_if_better, newton_step
+from lowrank_opt.block_coordinate.block_newton import (
+    LARGEST_COUPLED,
+    move_if_better,
+    newton_step,
+    solve_shifted,
+)
 from lowrank_opt.block_coordinate.losses import Squared
 
 __all__ = ["Goal", "Model", "solve_model"]
@@ -19,6 +24,13 @@ _GRAM = 3000
 _ANDERSON = 5
 # Turns between the working set and its support in Gram form, before all columns are looked at.
 _TURNS = 4
+# Turns after which a model that couples outputs gets a Newton step, and the fall of the decrease
+# above which it is slow.
+_COUPLED_TURNS, _SLOW = (5, 10, 20), 0.3
+# Flops of its products that are worth reading one entry of the columns for one output.
+_WORTH = 40.0
+# Curvature of a number against that of its column, below which it says nothing of the units.
+_VANISHED = 1e-12
 
 
 @dataclass
@@ -146,11 +158,98 @@ def solve_model(
         if not form and turn and 0.5 * decrease * rate / (1.0 - rate) <= goal.value:
             return
         before = decrease
+        if turn in _COUPLED_TURNS and rate > _SLOW and model.P.size and solver.newton_phase:
+            entries = view.n * features.size
+            if view.sparse:
+                indptr = view.design.indptr
+                entries = int((indptr[features + 1] - indptr[features]).sum())
+            # No dearer than the sweeps so far.
+            most = int((_WORTH * turn * view.k * entries / view.n) ** 0.5)
+            took = _coupled_step(view, model, w, blocks, features, ptr, most)
+            state.count(newton=int(took))
         if form or (turn >= 3 and rate > 0.7 and solver.gram == "auto" and not model.P.size):
             done = _in_gram_form(solver, view, state, model, w, blocks, goal)
             if done is not None and turn >= _TURNS:
                 return
             form = done is not None
+
+
+def _coupled_step(
+    view: Any, model: Model, w: np.ndarray, blocks: np.ndarray, features: np.ndarray,
+    ptr: np.ndarray, most: int,
+) -> bool:  # fmt: skip
+    """One Newton step, with the intercepts, on what is away from kinks; whether it was taken.
+
+    Of `most` numbers at most.
+    """
+    rule, k = view.rule, view.k
+    rows = w[features]
+    if rule.kind == kernels.GROUP:
+        limits = rule.limits[blocks] if rule.limits.size > 1 else rule.limits[0]
+        sizes = np.sqrt(np.add.reduceat((rows * rows).sum(axis=1), ptr[:-1]))
+        block = np.repeat(np.arange(blocks.size), np.diff(ptr))
+        length = np.repeat(sizes, np.diff(ptr))[:, None]
+        limit = np.broadcast_to(limits, sizes.shape)[block][:, None] + np.zeros(k)
+        unit = rows / np.where(length > 0, length, 1.0)
+        slope = np.where(length > 0, limit, 0.0) * unit
+        free = (length > 0) | (limit == 0)
+        if rule.positive:
+            free &= rows > 0
+    elif rule.kind == kernels.ENTRY:
+        every = rule.limits.reshape(view.p, k) if rule.limits.size > 1 else rule.limits
+        limit = every[features] if rule.limits.size > 1 else np.full(rows.shape, every[0])
+        free = (rows != 0) | ((limit == 0) & (not rule.positive))
+        slope = np.where(rows != 0, limit, 0.0) * np.sign(rows)
+    else:
+        return False
+    at = np.flatnonzero(free)
+    if at.size == 0 or at.size > min(most, LARGEST_COUPLED):
+        return False
+    row, output = at // k, at % k
+    used, place = np.unique(row, return_inverse=True)
+    columns = view.smooth.X[:, features[used]]
+    columns = (columns.toarray() if view.sparse else columns)[:, place].astype(np.float64)
+    if view.smooth.fit_intercept:
+        columns = np.hstack([columns, np.ones((view.n, k))])
+        output = np.concatenate([output, np.arange(k)])
+    q = np.einsum("in,ni->n", columns, model.V[output])
+    q[: at.size] += view.mu * rows.ravel()[at] + slope.ravel()[at]
+    weighted = columns * model.P[output].T
+    scaled = weighted * model.h[:, None] if model.h.size else weighted
+    H = np.where(output[:, None] == output, columns.T @ scaled, 0.0) - weighted.T @ scaled
+    part = H[: at.size, : at.size]
+    part[np.diag_indices(at.size)] += view.mu
+    if rule.kind == kernels.GROUP:
+        bend = np.where(length > 0, limit / np.where(length > 0, length, 1.0), 0.0).ravel()[at]
+        same = block[row][:, None] == block[row]
+        part -= np.where(same, bend[:, None] * np.outer(unit.ravel()[at], unit.ravel()[at]), 0.0)
+        part[np.diag_indices(at.size)] += bend
+    # In units of the numbers; where the curvature vanishes, of the columns.
+    least = _VANISHED * np.einsum("in,in->n", columns, columns)
+    root = np.sqrt(np.maximum(H.diagonal(), np.where(least > 0, least, 1.0)))
+    step = solve_shifted(H / np.outer(root, root), -q / root)
+    if step is None:
+        return False
+    step = step / root
+    D, shift = np.zeros(rows.size), np.zeros(k)
+    D[at] = step[: at.size]
+    if view.smooth.fit_intercept:
+        shift = step[at.size :] - step[at.size :].mean()  # their sum does not matter
+    before = penalty_at(view, blocks, ptr, rows)
+    for t in (1.0, 0.5, 0.25, 0.1, 0.02):
+        trial = rows + t * D.reshape(rows.shape)
+        if rule.kind != kernels.GROUP or rule.positive:
+            trial = np.where(trial * rows < 0, 0.0, trial)
+        U = np.zeros_like(model.V) + t * shift[:, None]
+        kernels.add_columns(view.design, features, trial - rows, U)
+        change = curve(model, U)
+        rise = float(np.vdot(U, model.V)) + 0.5 * float(np.vdot(U, change))
+        if rise + penalty_at(view, blocks, ptr, trial) - before < 0:
+            w[features] = trial
+            model.V += change
+            model.shift += t * shift
+            return True
+    return False
 
 
 def _sweeps(

@@ -12,10 +12,10 @@ import numpy as np
 
 from lowrank_opt.block_coordinate import kernels_block_working_set as kernels
 
-__all__ = ["move_if_better", "newton_step"]
+__all__ = ["LARGEST_COUPLED", "move_if_better", "newton_step", "solve_shifted"]
 
 # Largest numbers of unknowns: of one factorisation, and of one that couples outputs.
-_LARGEST, _COUPLED = 2000, 700
+_LARGEST, LARGEST_COUPLED = 2000, 700
 
 
 def move_if_better(
@@ -66,7 +66,19 @@ def newton_step(
     return None
 
 
-def _solve(A: np.ndarray, r: np.ndarray) -> np.ndarray | None:
+def solve_shifted(A: np.ndarray, r: np.ndarray) -> np.ndarray | None:
+    """Solve with a positive semi-definite matrix plus a small multiple of the identity.
+
+    Parameters
+    ----------
+    A, r : ndarray of shape (m, m), (m,)
+        Matrix, and right-hand side.
+
+    Returns
+    -------
+    ndarray of shape (m,), or None
+        ``None`` where the matrix is far from positive semi-definite.
+    """
     from scipy.linalg import lapack
 
     floor = 1e-13 * max(float(np.trace(A)) / len(A), 1e-300)
@@ -110,7 +122,7 @@ def _entry_step(view: Any, H: Any, q: Any, rows: Any, ids: Any, c: int) -> np.nd
     A = H[np.ix_(at, at)]
     if np.ndim(bend):
         A[np.diag_indices(at.size)] += bend[at]
-    step = _solve(A, -(q[at, c] + slope[at]))
+    step = solve_shifted(A, -(q[at, c] + slope[at]))
     if step is None:
         return None
     d[at] = step
@@ -130,7 +142,7 @@ def _group_step(
     if rule.positive:
         free &= (rows > 0) | (np.repeat(limits == 0, sizes)[:, None])
     at = np.flatnonzero(free)
-    if at.size == 0 or at.size > _LARGEST or (k > 1 and at.size > _COUPLED):
+    if at.size == 0 or at.size > _LARGEST or (k > 1 and at.size > LARGEST_COUPLED):
         return None
     feature, output = at // k, at % k
     A = H[np.ix_(feature, feature)]
@@ -146,7 +158,7 @@ def _group_step(
         r = ratio[block[first]]
         if r > 0:
             A[first:last, first:last] -= r * np.outer(unit[first:last], unit[first:last])
-    step = _solve(A, -(q.ravel()[at] + ratio[block] * w))
+    step = solve_shifted(A, -(q.ravel()[at] + ratio[block] * w))
     if step is None:
         return None
     d = np.zeros(rows.size)

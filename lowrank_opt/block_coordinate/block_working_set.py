@@ -29,6 +29,9 @@ __all__ = ["BlockState", "check", "init", "point", "step"]
 _NEAR = 0.6
 # Outer iterations after which the predictors are computed afresh.
 _REFRESH = 50
+# What an iteration leaves of the residual if it was of little use; what the accuracy of models is
+# multiplied with then, and its least.
+_USEFUL, _TIGHTER, _TIGHTEST = 0.9, 0.2, 1e-4
 
 
 @dataclass
@@ -51,6 +54,8 @@ class BlockState(SparseState):
         Largest distance to the subdifferential.
     damping : float
         See ``make_model``.
+    slackness : float
+        Factor of the accuracy of models: less, while iterations hardly lower the residual.
     gram_features, gram : ndarray
         Products of columns that are known.
     """
@@ -66,6 +71,7 @@ class BlockState(SparseState):
     scale: float = 1.0
     violation: float = np.inf
     damping: float = 1.0
+    slackness: float = 1.0
     gram_features: Any = field(default_factory=lambda: np.empty(0, np.int64))
     gram: Any = field(default_factory=lambda: np.empty((0, 0)))
 
@@ -225,11 +231,12 @@ def _choose(solver: Any, view: BlockView, state: BlockState) -> np.ndarray:
 
 def _goal(solver: Any, view: BlockView, state: BlockState) -> Goal:
     if view.gapped:
-        goal = max(0.1 * state.gap, 0.3 * solver.tol * view.problem.scale)
+        goal = max(0.1 * state.slackness * state.gap, 0.3 * solver.tol * view.problem.scale)
         size = float(np.abs(state.w).sum())
         small = goal / size if size > 0 else 0.1 * state.violation
         return Goal(small, 0.01 * goal)
-    small = max(0.01 * state.violation, 0.3 * solver.tol * view.problem.null_gradient)
+    least = 0.3 * solver.tol * view.problem.null_gradient
+    small = max(0.01 * state.slackness * state.violation, least)
     return Goal(small, 0.0)
 
 
@@ -254,7 +261,10 @@ def step(solver: Any, problem: Any, state: BlockState) -> BlockState:
         _descend(solver, view, state, blocks)
     if state.nit % _REFRESH == 0:
         state.z = view.predictors(state.w, state.b)
+    before = state.residual
     _evaluate(solver, view, state)
+    slow = state.residual > _USEFUL * before
+    state.slackness = max(_TIGHTER * state.slackness, _TIGHTEST) if slow else 1.0
     return state
 
 

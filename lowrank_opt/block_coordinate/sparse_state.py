@@ -30,7 +30,10 @@ def check_start(loss: float, x0: Any) -> None:
     """
     if not math.isfinite(loss):
         if x0 is None:
-            raise ProblemError("the loss of the null model is not finite: rescale y")
+            raise ProblemError(
+                "the loss is not finite at the null model (within the bounds): rescale the "
+                "columns of X, or y"
+            )
         raise ProblemError("x0: its objective is not finite; give another start, or none")
 
 

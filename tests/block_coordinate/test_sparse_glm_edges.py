@@ -186,3 +186,17 @@ def test_designs_that_may_not_be_written_are_neither_copied_nor_compiled_for(
             assert "readonly" not in " ".join(
                 str(argument) for types in getattr(kernel, "signatures", ()) for argument in types
             )
+
+
+@pytest.mark.parametrize("grouped", [False, True])
+@pytest.mark.parametrize("seed", [1, 3])
+def test_classes_of_correlated_features_are_told_apart(grouped, seed):
+    rng = np.random.default_rng(seed)
+    X = rng.standard_normal((20, 6)) + 3 * rng.standard_normal((20, 1))
+    glm = GLMProblem(X, np.arange(20) % 3, "softmax", fit_intercept=True)
+    alpha = 1e-3 * glm.null_gradient
+    problem = CompositeProblem(glm, GroupL1(alpha, np.arange(6) // 2) if grouped else L1(alpha))
+    result = SparseGLMSolver(max_iter=300).solve(problem)
+    assert result.status == Status.CONVERGED
+    # Newton steps keep to the intercepts of sum 0 that they start from.
+    assert abs(result.x[-1].sum() - glm.null_intercept.sum()) < 1e-6
