@@ -95,7 +95,9 @@ def grade(smooth: Any, penalty: Any, x: Any, measure: str = "subgradient") -> Ce
     loss = _loss(smooth, z)
     if not np.isfinite(loss):
         return Certificate(np.inf, "relative duality gap", np.inf, np.inf, {"lower_bound": -np.inf})
-    rest = float(penalty.value(w)) + 0.5 * smooth.l2 * float(np.sum(w * w))
+    rest = float(penalty.value(w))
+    if smooth.l2:
+        rest += 0.5 * smooth.l2 * float(np.sum(w * w))
     objective = loss + rest
     bound, size = lower_bound(smooth, penalty, z, w)
     # At a point outside the domain the bound is as good as at any other.
@@ -348,8 +350,10 @@ def _group_norms(penalty: Any, u: NDArray[Any]) -> tuple[NDArray[Any], NDArray[A
     groups = np.asarray(penalty.groups)
     count = int(groups.max()) + 1
     part = np.maximum(u, 0.0) if penalty.positive else u
-    squares = part * part if part.ndim == 1 else (part * part).sum(axis=1)
-    norms = np.sqrt(np.bincount(groups, squares, minlength=count))
+    unit = float(np.abs(part).max(initial=0.0)) or 1.0  # so that squares do not overflow
+    squares = (part / unit) ** 2
+    squares = squares if part.ndim == 1 else squares.sum(axis=1)
+    norms = unit * np.sqrt(np.bincount(groups, squares, minlength=count))
     weights = np.ones(count) if penalty.weights is None else np.asarray(penalty.weights, float)
     return norms, limits_of(penalty.alpha, weights)
 

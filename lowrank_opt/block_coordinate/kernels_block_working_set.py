@@ -304,7 +304,15 @@ def _top(G):
     m = G.shape[0]
     if m == 1:
         return max(G[0, 0], 0.0)
-    scale, power = 0.0, 1.0
+    largest = 0.0
+    for u in range(m):
+        largest = max(largest, G[u, u])
+    if not largest > 0.0:
+        return 0.0
+    for u in range(m):
+        for v in range(m):
+            G[u, v] /= largest
+    scale, power = math.log(largest), 1.0
     work = np.empty((m, m))
     for turn in range(5):
         size = 0.0

@@ -10,7 +10,7 @@ import numpy as np
 
 from lowrank_opt.block_coordinate import kernels_squared as kernels
 from lowrank_opt.block_coordinate.sparse_state import SparseState
-from lowrank_opt.block_coordinate.squared_newton import newton
+from lowrank_opt.block_coordinate.squared_newton import newton, ridge_square
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -323,7 +323,7 @@ class Inner:
         d = x - at
         v = np.zeros(design.n)
         design.add(S, d, v)
-        change = design.half_square(v) + 0.5 * form.mu * float(d @ d) - float(state.c[S] @ d)
+        change = design.half_square(v) + 0.5 * ridge_square(form.mu, d) - float(state.c[S] @ d)
         change += float(self.limits(S) @ (np.abs(x) - np.abs(at)))
         if change < 0.0:
             state.w[S] = x

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from lowrank_opt.block_coordinate.squared_design import Design
 
-__all__ = ["Gram", "newton"]
+__all__ = ["Gram", "newton", "ridge_square"]
 
 # Most columns whose products are kept, and the part of the memory that they may take.
 _COLUMNS, _MEMORY = 4000, 0.125
@@ -229,7 +229,7 @@ def newton(
         d = x - at
         v = np.zeros(design.n)
         design.add(S, d, v)
-        change = design.half_square(v) + 0.5 * form.mu * float(d @ d) - float(q @ d)
+        change = design.half_square(v) + 0.5 * ridge_square(form.mu, d) - float(q @ d)
         change += float(limits @ (np.abs(x) - np.abs(at)))
         size = design.half_square(u) + float(limits @ np.abs(at))
         if change <= _ROUNDING * size:
@@ -240,7 +240,7 @@ def newton(
     if x is None or eliminated:
         v = np.zeros(design.n)
         design.add(S, d, v)
-    curvature = 2.0 * design.half_square(v) + form.mu * float(d @ d)
+    curvature = 2.0 * design.half_square(v) + ridge_square(form.mu, d)
     t, zero = kernels.line_search(at, d, limits, form.positive, -float(slope @ d), curvature)
     at += t * d
     if zero >= 0:
@@ -248,6 +248,20 @@ def newton(
     w[S] = at
     u -= t * v
     return False, False
+
+
+def ridge_square(mu: float, d: NDArray[Any]) -> float:
+    """Return ``mu |d|^2``, where that of `d` alone may overflow.
+
+    Parameters
+    ----------
+    mu : float
+        At least 0.
+    d : ndarray
+        Coefficients.
+    """
+    scaled = math.sqrt(mu) * d
+    return float(scaled @ scaled)
 
 
 def _factor(

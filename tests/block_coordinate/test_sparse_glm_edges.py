@@ -200,3 +200,30 @@ def test_classes_of_correlated_features_are_told_apart(grouped, seed):
     assert result.status == Status.CONVERGED
     # Newton steps keep to the intercepts of sum 0 that they start from.
     assert abs(result.x[-1].sum() - glm.null_intercept.sum()) < 1e-6
+
+
+@pytest.mark.parametrize("grouped", [False, True])
+@pytest.mark.parametrize("size", [1e-75, 1e75, 1e140])
+def test_units_do_not_matter(grouped, size):
+    X, y = data()
+    unit = GLMProblem(X, y, fit_intercept=True)
+    other = GLMProblem(X * size, y, fit_intercept=True)
+    x = []
+    for glm in (unit, other):
+        alpha = 0.1 * glm.null_gradient
+        pen = GroupL1(alpha, np.arange(12) // 2) if grouped else L1(alpha)
+        result = SparseGLMSolver(tol=1e-9).solve(CompositeProblem(glm, pen))
+        assert result.status == Status.CONVERGED
+        x.append(result.x)
+    np.testing.assert_allclose(x[1][:-1] * size, x[0][:-1], atol=1e-6)
+    np.testing.assert_allclose(x[1][-1], x[0][-1], atol=1e-6)
+
+
+@pytest.mark.parametrize("size", [1e-150, 1e-60])
+def test_coefficients_whose_squares_overflow_are_found(size):
+    X, y = data()
+    glm = GLMProblem(X * size, y * 1e140, fit_intercept=True)
+    assert (
+        SparseGLMSolver().solve(CompositeProblem(glm, L1(0.1 * glm.null_gradient))).status
+        == Status.CONVERGED
+    )
