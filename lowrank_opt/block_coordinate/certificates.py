@@ -447,6 +447,7 @@ def subgradient_distances(penalty: Any, w: NDArray[Any], g: NDArray[Any]) -> NDA
         return np.where((w < low) | (w > high), np.inf, distance).ravel()
     size, sign = np.abs(w), np.sign(w)
     flat: Any
+    corner: Any
     if isinstance(penalty, SquaredL2):
         return np.abs(g + penalty.alpha * w).ravel()
     if isinstance(penalty, ElasticNet):
