@@ -74,6 +74,21 @@ def test_the_solver_of_transport_needs_no_compiler_before_it_runs():
     assert not loaded & {"numba", "llvmlite", "ot"}
 
 
+def test_a_result_is_one_of_scipy_without_importing_it():
+    modules_after(
+        "import copy, pickle, sys\n"
+        "from lowrank_opt.core import Result\n"
+        "result = Result(nit=1)\n"
+        "assert isinstance(result, Result) and 'scipy' not in sys.modules\n"
+        "from scipy.optimize import OptimizeResult\n"
+        "copies = copy.deepcopy(result), pickle.loads(pickle.dumps(result))\n"
+        "for one in (result, Result(), *copies):\n"
+        "    assert isinstance(one, OptimizeResult) and isinstance(one, (Result, dict))\n"
+        "    assert type(one) is Result and set(one) == set(Result())\n"
+        "assert not isinstance({}, OptimizeResult)"
+    )
+
+
 def test_the_logger_is_silent_and_left_alone():
     imported = modules_after(
         "import logging, lowrank_opt\n"

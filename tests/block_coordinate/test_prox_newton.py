@@ -462,3 +462,25 @@ def test_descent_in_gram_form(dtype, positive):
     accuracy = 1e-5 if dtype == np.float32 else 1e-12
     np.testing.assert_allclose(new, expected[1], atol=accuracy)
     np.testing.assert_allclose(slope, expected[0], atol=accuracy)
+
+
+def test_what_is_known_of_the_null_model_saves_the_first_look_at_the_design():
+    X, y = data("logistic")
+    known = GLMProblem(X, y, "logistic", fit_intercept=True)
+    alpha = 0.1 * known.null_gradient
+    fresh = GLMProblem(X, y, "logistic", fit_intercept=True)
+    first, second = (solve(CompositeProblem(smooth, L1(alpha))) for smooth in (known, fresh))
+    assert first.counts["passes"] == second.counts["passes"] - 1
+    np.testing.assert_allclose(first.x, second.x, atol=1e-6)
+    assert violation(CompositeProblem(known, L1(alpha)), first.x) <= 1e-3 * alpha
+
+
+def test_small_working_sets_of_tall_designs_get_several_steps_before_a_look_at_all():
+    X, y = data("logistic", n=400, p=60)
+    tall = GLMProblem(X, y, "logistic", fit_intercept=True)
+    dense, sparse = (
+        solve(CompositeProblem(smooth, L1(0.3 * tall.null_gradient)))
+        for smooth in (tall, GLMProblem(sp.csc_array(X), y, "logistic", fit_intercept=True))
+    )
+    assert dense.counts["newton"] > dense.nit and sparse.counts["newton"] <= sparse.nit
+    np.testing.assert_allclose(dense.x, sparse.x, atol=1e-5)
