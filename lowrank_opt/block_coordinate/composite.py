@@ -101,7 +101,8 @@ class CompositeProblem(Problem):
     penalties it says that the point is stationary, no more.
 
     `auto_solver` is :class:`~lowrank_opt.block_coordinate.SparseGLMSolver` for generalised linear
-    models and :class:`~lowrank_opt.block_coordinate.BlockCoordinateDescent` for quadratics.
+    models and :class:`~lowrank_opt.block_coordinate.BlockCoordinateDescent` for quadratics and for
+    ``SquaredL2``.
 
     Examples
     --------
@@ -247,7 +248,7 @@ class CompositeProblem(Problem):
 
     def auto_solver(self) -> tuple[str, dict[str, Any]]:
         """Return working sets for generalised linear models, block descent for quadratics."""
-        if isinstance(self.smooth, GLMProblem):
+        if isinstance(self.smooth, GLMProblem) and not isinstance(self.penalty, SquaredL2):
             return "SparseGLMSolver", {}
         return "BlockCoordinateDescent", {}
 

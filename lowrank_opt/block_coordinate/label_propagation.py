@@ -28,7 +28,7 @@ from lowrank_opt.core.sklearn_bridge import (
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
 
-__all__ = ["LabelPropagation"]
+__all__ = ["LabelPropagation", "marked_unlabelled"]
 
 _FLOATS = [np.float64, np.float32]
 _AFFINITIES = ("knn", "rbf", "precomputed")
@@ -207,7 +207,7 @@ class LabelPropagation(CallbackSupportMixin, ClassifierMixin, BaseEstimator):
         """
         validate_parameters(type(self).__name__, self.get_params(deep=False), _CONSTRAINTS)
         X, y = validate_data(self, X, y, dtype=_FLOATS, accept_sparse=self._formats())
-        labelled = ~_marked(y)
+        labelled = ~marked_unlabelled(y)
         if not labelled.any():
             raise ProblemError(
                 f"y marks all {len(y)} points as unlabelled; give at least one point of a class "
@@ -338,7 +338,7 @@ class LabelPropagation(CallbackSupportMixin, ClassifierMixin, BaseEstimator):
         return labels
 
 
-def _marked(y: NDArray[Any]) -> NDArray[np.bool_]:
+def marked_unlabelled(y: NDArray[Any]) -> NDArray[np.bool_]:
     """Which labels say that there is none."""
     if y.dtype.kind in "biuf":
         return y == -1

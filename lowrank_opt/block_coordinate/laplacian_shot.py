@@ -12,6 +12,7 @@ from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from lowrank_opt.block_coordinate.affinity import knn_affinity, nearest_points
+from lowrank_opt.block_coordinate.label_propagation import marked_unlabelled
 from lowrank_opt.block_coordinate.prototypes import (
     BoundOptimizer,
     LaplacianPrototypeProblem,
@@ -169,8 +170,8 @@ class LaplacianShot(CallbackSupportMixin, ClassifierMixin, BaseEstimator):
     -----
     **Semi-supervised use.** Points of `y` that are -1 have no label, and are queries that are
     known in ``fit``: their classes are in ``transduction_``, which :meth:`fit_predict` returns.
-    Where `y` has only one other value, -1 is a class like that one, since there would be nothing
-    to classify otherwise.
+    Where numeric `y` has only one other value, -1 is a class like that one, since there would be
+    nothing to classify otherwise. Among strings ``None``, -1 and "-1" mark such points.
 
     ``predict`` takes the nearest prototype when all fitted points are labelled. After a
     semi-supervised fit, a new point also has the nearest fitted points as its neighbours, without
@@ -266,7 +267,6 @@ class LaplacianShot(CallbackSupportMixin, ClassifierMixin, BaseEstimator):
             },
         )
         X, y = validate_data(self, X, y, dtype=_FLOATS)
-        check_classification_targets(y)
         self.classes_, known = _classes(y)
         self.mean_ = self._mean(X)
         F = self._normalized(X)
@@ -732,14 +732,17 @@ class LaplacianKMeans(CallbackSupportMixin, ClusterMixin, BaseEstimator):
 
 def _classes(y: Any) -> tuple[NDArray[Any], NDArray[np.int64]]:
     """Return the classes of `y` and their numbers, -1 for points without a label."""
-    classes, numbers = np.unique(y, return_inverse=True)
-    if y.dtype.kind in "iuf" and len(classes) > 2 and classes[0] == -1:
-        return classes[1:], numbers.astype(np.int64) - 1
-    if len(classes) == 1 and y.dtype.kind in "iuf" and classes[0] == -1:
+    unlabelled = marked_unlabelled(y)
+    if unlabelled.all():
         raise ProblemError(
             "y is -1 for all points, which means no label; give a label of every class"
         )
-    return classes, numbers.astype(np.int64)
+    if y.dtype.kind in "iuf" and len(np.unique(y)) == 2:
+        unlabelled[:] = False  # -1 is the one of two classes
+    check_classification_targets(y[~unlabelled])
+    numbers = np.full(len(y), -1, np.int64)
+    classes, numbers[~unlabelled] = np.unique(y[~unlabelled], return_inverse=True)
+    return classes, numbers
 
 
 def _margin(problem: LaplacianPrototypeProblem, m: Any) -> float:

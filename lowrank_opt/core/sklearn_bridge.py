@@ -78,8 +78,9 @@ def resolve_solver(
     if isinstance(solver, Solver):
         return clone(solver)
     if not isinstance(solver, str):
+        made = f", such as {solver.__name__}()" if isinstance(solver, type) else ""
         raise TypeError(
-            f"{argument}={solver!r} must be a Solver instance or one of "
+            f"{argument}={solver!r} must be a Solver instance{made}, or one of "
             f"{', '.join(sorted(choices))}"
         )
     if solver in choices:
@@ -89,8 +90,9 @@ def resolve_solver(
         try:
             cls, defaults = solver_class(solver), {}
         except ParameterError:
+            names = [*choices, *dict.fromkeys(name for name, _ in choices.values())]
             raise ParameterError(
-                f"{argument}={solver!r} is unknown." + did_you_mean(solver, choices)
+                f"{argument}={solver!r} is unknown." + did_you_mean(solver, names)
             ) from None
     known = cls._signature()
     taken = {name: value for name, value in params.items() if name in known}
@@ -126,6 +128,12 @@ def run_solver(
         What :func:`open_bridge` gave for a fit of several runs; the caller closes it.
     **keywords
         For :meth:`Solver.solve`.
+
+    Raises
+    ------
+    KeyboardInterrupt
+        Ctrl-C was pressed: a solver gives back its best point, but a fit must not look finished to
+        the search or script around it.
     """
     hooks = [] if callback is None else [callback]
     own = open_bridge(estimator, X) if bridge is None else None
@@ -140,7 +148,9 @@ def run_solver(
     result = solver.solve(problem, callback=call if hooks else None, **keywords)
     if own is not None:
         own.close()
-    user_stopped = result.status in (Status.STOPPED_BY_CALLBACK, Status.INTERRUPTED)
+    if result.status is Status.INTERRUPTED:
+        raise KeyboardInterrupt
+    user_stopped = result.status is Status.STOPPED_BY_CALLBACK
     if not result.success and not user_stopped and result.status not in quiet:
         warnings.warn(
             f"{type(estimator).__name__}: {result.message.rstrip('.')}. "

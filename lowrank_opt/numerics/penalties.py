@@ -231,6 +231,12 @@ class Box(NamedTuple):
 
     def check(self) -> None:
         """Raise ParameterError if a parameter is out of range."""
+        for name in ("low", "high"):
+            if np.ndim(getattr(self, name)) or isinstance(getattr(self, name), str):
+                raise ParameterError(
+                    f"Box: {name}={getattr(self, name)!r} must be one number, the same bound for "
+                    "all entries; scale the variables if their bounds differ"
+                )
         if not self.low <= self.high:
             raise ParameterError(f"Box needs low <= high, got low={self.low}, high={self.high}")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import signal
 
 import numpy as np
 import pytest
@@ -864,3 +865,25 @@ def test_a_duplicated_column_is_used_once_and_weights_stand_for_copies():
     rows = np.repeat(np.arange(20), weights)
     repeated = NonNegativeLeastSquares().fit(X[rows], y[rows])
     np.testing.assert_allclose(weighted.coef_, repeated.coef_, rtol=1e-8, atol=1e-10)
+
+
+def test_an_interrupted_fit_raises(monkeypatch):
+    """A search or script around a fit must end too, and not take the model for finished."""
+    step = SparseGLMSolver.step
+
+    def interrupted(self, problem, state, n=1):
+        signal.raise_signal(signal.SIGINT)
+        return step(self, problem, state, n)
+
+    monkeypatch.setattr(SparseGLMSolver, "step", interrupted)
+    X, y = regression()
+    with pytest.raises(KeyboardInterrupt):
+        Lasso(0.01, tol=1e-12).fit(X, y)
+
+
+def test_solvers_of_other_libraries_are_refused_with_those_that_there_are():
+    X, y = regression()
+    with pytest.raises(ParameterError, match=r"saga.*SparseGLMSolver"):
+        Lasso(0.1, solver="saga").fit(X, y)
+    with pytest.raises(TypeError, match=r"such as SparseGLMSolver\(\)"):
+        Lasso(0.1, solver=SparseGLMSolver).fit(X, y)

@@ -94,6 +94,9 @@ def test_a_path_gives_what_separate_runs_give(loss, pen):
 def test_the_problem_chooses_its_solver():
     assert solve(composite()).solver.startswith("SparseGLMSolver")
     assert solve(data(loss="logistic")).solver.startswith("BlockCoordinateDescent")
+    ridge = solve(CompositeProblem(data(loss="logistic"), SquaredL2(1.0)))
+    assert ridge.success
+    assert ridge.solver.startswith("BlockCoordinateDescent")
 
 
 def test_two_solvers_of_the_family_agree():

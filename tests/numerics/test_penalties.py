@@ -367,6 +367,7 @@ def test_kernels_work_in_place():
         (NonNegative(-1.0), "NonNegative.alpha"),
         (Box(1.0, 0.0), "low <= high"),
         (Box(math.nan, 0.0), "low <= high"),
+        (Box(np.zeros(2), 1.0), "Box: low=.*one number"),
         (MCP(1.0, 0.0), "MCP.gamma"),
         (SCAD(1.0, 1.0), "SCAD.gamma"),
         (GroupL2(-1.0), "GroupL2.alpha"),
