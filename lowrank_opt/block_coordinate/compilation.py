@@ -16,7 +16,7 @@ from lowrank_opt.block_coordinate.glm import GLMProblem
 from lowrank_opt.block_coordinate.prototypes import BoundOptimizer, LaplacianPrototypeProblem
 from lowrank_opt.block_coordinate.quadratic import QuadraticProblem
 from lowrank_opt.block_coordinate.sparse_glm import SparseGLMSolver
-from lowrank_opt.numerics.penalties import L1, MCP, GroupL1, NonNegative
+from lowrank_opt.numerics.penalties import L1, MCP, Box, GroupL1, NonNegative
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -71,11 +71,22 @@ def _runs(X: Any) -> Iterator[tuple[str, Any, Any]]:
         yield f"several outputs, {kind}", fast, CompositeProblem(several, groups)
         steps = BlockCoordinateDescent(max_iter=4)
         yield f"coordinate descent, {kind}", steps, CompositeProblem(squared, L1(alpha))
+        single = BlockCoordinateDescent(max_iter=4, block_size=1)
+        yield f"coordinate descent, {kind}", single, logistic
     chain = sp.diags_array([np.full(n - 1, -1.0), np.full(n, 2.5), np.full(n - 1, -1.0)],
                            offsets=[-1, 0, 1]).astype(X.dtype)  # fmt: skip
     quadratic = QuadraticProblem(sp.csr_array(chain), np.ones(n))
-    for rules in ({}, {"blocks": "greedy_forest"}, {"blocks": "color", "selection": "cyclic"}):
+    for rules in (
+        {},
+        {"blocks": "greedy_forest"},
+        {"blocks": "forest", "selection": "cyclic"},
+        {"blocks": "bounded_fill", "block_size": 2},
+        {"blocks": "color", "selection": "cyclic"},
+    ):
         yield "quadratics", BlockCoordinateDescent(max_iter=4, **rules), quadratic
+    for pen in (L1(0.1), Box(-1.0, 1.0)):
+        bounded = CompositeProblem(quadratic, pen)
+        yield "quadratics", BlockCoordinateDescent(max_iter=4), bounded
     for d in (2, p):  # neighbours by a tree, and by tiles of distances
         affinity = knn_affinity(X[:, :d], 4)
         clusters = LaplacianPrototypeProblem(X[:, :d], affinity, 3)
