@@ -1,4 +1,4 @@
-"""The reproduction of few-shot learning with a Laplacian term: its helpers, and a small run."""
+"""The reproduction of few-shot learning with a Laplacian term: its parts, and a small run."""
 
 from __future__ import annotations
 
