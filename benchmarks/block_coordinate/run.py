@@ -84,7 +84,7 @@ def plan(full: bool) -> list[dict]:
         jobs.append({"section": section, "measure": measure, "threads": threads, **job})
 
     solve = {
-        "repetitions": 15 if full else 7, "budget": 20.0 if full else 1.2,
+        "repetitions": 15 if full else 7, "budget": 20.0 if full else 1.5,
         "limit": 120.0 if full else 2.5, "keep": full,
     }  # fmt: skip
     for section, cases, systems in (
