@@ -20,6 +20,7 @@ __all__ = [
     "gram",
     "times",
     "transposed_times",
+    "unmarked",
 ]
 
 # Numbers in a block of columns that is cast to float64.
@@ -110,7 +111,12 @@ def arrays(X: Any) -> tuple[np.ndarray, ...]:
         The matrix, or ``data, indices, indptr``.
     """
     parts = (X.data, X.indices, X.indptr) if sp.issparse(X) else (X,)
-    return tuple(v if v.flags.writeable else np.asarray(_Unmarked(v)) for v in parts)
+    return tuple(map(unmarked, parts))
+
+
+def unmarked(array: np.ndarray) -> np.ndarray:
+    """Return an array that kernels only read, its memory not marked as read-only; no copy."""
+    return array if array.flags.writeable else np.asarray(_Unmarked(array))
 
 
 class _Unmarked:

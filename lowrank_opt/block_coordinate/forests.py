@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from lowrank_opt.block_coordinate.design import unmarked
 from lowrank_opt.block_coordinate.kernels_forests import (
     bounded_elimination,
     color_greedily,
@@ -564,12 +565,13 @@ def _graph(A: Any) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
         seen.sum_duplicates()
         if seen.nnz != A.nnz:
             raise ProblemError("A has duplicate entries; call A.sum_duplicates() first")
-    return A.indptr.astype(np.int32, copy=False), A.indices.astype(np.int32, copy=False)
+    pointers, indices = (a.astype(np.int32, copy=False) for a in (A.indptr, A.indices))
+    return unmarked(pointers), unmarked(indices)
 
 
 def _values(A: Any) -> NDArray[Any]:
     data = np.ascontiguousarray(getattr(A, "data", A) if hasattr(A, "format") else A)
-    return data if data.dtype in (np.float32, np.float64) else data.astype(np.float64)
+    return unmarked(data if data.dtype in (np.float32, np.float64) else data.astype(np.float64))
 
 
 def _block(nodes: ArrayLike, n: int) -> NDArray[np.int64]:
