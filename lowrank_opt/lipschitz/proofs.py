@@ -1,0 +1,43 @@
+"""What a solver hands out: the numbers that prove a bound, for the problem to check."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from lowrank_opt.core.serialize import register_serializable
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+__all__ = ["BoundProof"]
+
+
+@register_serializable
+@dataclass(frozen=True, eq=False)
+class BoundProof:
+    """Numbers from which a bound can be checked without knowing how they were found.
+
+    Parameters
+    ----------
+    kind : {"multipliers", "product", "lip_lt", "penalty", "patterns", "witness", "parts"}
+        What the numbers are, and so which check applies.
+    multipliers : tuple of ndarray
+        Multipliers of the linear matrix inequality, divided by ρ: one array of shape (n_i,) for
+        each hidden layer of a `Chain`; arrays of shape (2, n_groups) with rows λ and γ for a
+        `GroupChain` (for "linf" preceded by μ of shape (n_0,)); one array y of shape (k,) for a
+        `LowRankLMI`. Other kinds say in their check what they hold.
+    dual : tuple of ndarray or None
+        Matrix of the dual program, from which follows how far the bound is from the best of its
+        relaxation: for a `Chain` the blocks X_00, X_11, …, then X_01, X_12, …; for a `GroupChain`
+        one block for each layer's inequality; for a `LowRankLMI` the whole matrix. ``None``: no
+        statement about optimality.
+    parts : tuple of BoundProof
+        Proofs of the parts of a problem that has several (one for each output, say).
+    """
+
+    kind: str
+    multipliers: tuple[NDArray[np.float64], ...] = ()
+    dual: tuple[NDArray[np.float64], ...] | None = None
+    parts: tuple[BoundProof, ...] = ()
