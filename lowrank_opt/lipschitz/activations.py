@@ -467,9 +467,7 @@ class Activation:
         spread = np.einsum("gij,...gj->...gi", np.abs(R), half)
         plain, flipped = dot + reach > 0, dot - reach <= 0
         lows = np.minimum(np.where(plain, l, np.inf), np.where(flipped, centre - spread, np.inf))
-        highs = np.maximum(
-            np.where(plain, h, -np.inf), np.where(flipped, centre + spread, -np.inf)
-        )
+        highs = np.maximum(np.where(plain, h, -np.inf), np.where(flipped, centre + spread, -np.inf))
         return lows.reshape(low.shape), highs.reshape(high.shape)
 
     def _need_values(self) -> None:
