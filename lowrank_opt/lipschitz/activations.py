@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     Values = NDArray[np.float64]
 
-__all__ = ["Activation", "SLOPE_KINDS"]
+__all__ = ["SLOPE_KINDS", "Activation"]
 
 # Extremal slopes are derivatives at stationary points of the derivative, rounded outwards.
 _SILU_TURN, _SILU_SLOPE, _SILU_LOW = 2.399357280515468, 1.0998393201288676, -1.2784645427610738
@@ -457,17 +457,19 @@ class Activation:
     def _reflected_box(self, low: Values, high: Values) -> tuple[Values, Values]:
         # φ(u) = u - 2 min(vᵀu, 0) v; each coordinate is bounded over the box by the union of both
         # branches, each an affine function of u.
-        l, h = self._grouped(low), self._grouped(high)
+        lo, hi = self._grouped(low), self._grouped(high)
         v = self.directions(low.shape[-1])
-        mid, half = 0.5 * (l + h), 0.5 * (h - l)
+        mid, half = 0.5 * (lo + hi), 0.5 * (hi - lo)
         dot, reach = (mid * v).sum(-1, keepdims=True), (half * np.abs(v)).sum(-1, keepdims=True)
         eye = np.eye(v.shape[-1])
         R = eye - 2.0 * v[:, :, None] * v[:, None, :]  # (g, s, s)
         centre = np.einsum("gij,...gj->...gi", R, mid)
         spread = np.einsum("gij,...gj->...gi", np.abs(R), half)
         plain, flipped = dot + reach > 0, dot - reach <= 0
-        lows = np.minimum(np.where(plain, l, np.inf), np.where(flipped, centre - spread, np.inf))
-        highs = np.maximum(np.where(plain, h, -np.inf), np.where(flipped, centre + spread, -np.inf))
+        lows = np.minimum(np.where(plain, lo, np.inf), np.where(flipped, centre - spread, np.inf))
+        highs = np.maximum(
+            np.where(plain, hi, -np.inf), np.where(flipped, centre + spread, -np.inf)
+        )
         return lows.reshape(low.shape), highs.reshape(high.shape)
 
     def _need_values(self) -> None:
