@@ -24,6 +24,8 @@ import numpy as np
 from scipy.linalg import blas, lapack
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from numpy.typing import NDArray
 
     from lowrank_opt.lipschitz.forms import Chain
@@ -32,6 +34,8 @@ __all__ = ["Evaluation", "SlopeRecursion"]
 
 # Beyond it s equals 2 in floating point and X_i has no Cholesky factor.
 _LARGEST_TAU = 30.0
+# Largest s of a given point.
+_LARGEST_S = 2.0 - 1e-6
 
 
 class Evaluation(NamedTuple):
@@ -169,21 +173,49 @@ class SlopeRecursion:
                 return Evaluation(np.inf, np.zeros_like(x), np.inf, ())
         return Evaluation(value, gradient, log_bound, multipliers)
 
-    def _forward(self, x: NDArray[np.float64], k: int) -> Any:
+    def locate(self, multipliers: Sequence[NDArray[np.float64]], k: int) -> NDArray[np.float64]:
+        """Return the point (θ, τ) of given multipliers.
+
+        Parameters
+        ----------
+        multipliers : sequence of ndarray of shape (n_i,)
+            Multipliers divided by ρ, positive; those too near to the boundary for the Schatten
+            norm are moved inwards.
+        k : int
+            Squarings.
+
+        Returns
+        -------
+        ndarray of shape (size,)
+            The point; zero where that fails.
+        """
+        x = np.zeros(self.size)
+        with np.errstate(all="ignore"):
+            self._forward(x, k, [np.log(lam) for lam in multipliers])
+        return x if np.all(np.isfinite(x)) else np.zeros(self.size)
+
+    def _forward(self, x: NDArray[np.float64], k: int, given: Any = None) -> Any:
+        """Go through the layers; with `given` logarithms of multipliers write their point to x."""
         total, factor = 0.0, None
         layers, multipliers = [], []
         taus = np.minimum(x[self.n_hidden :], _LARGEST_TAU)
-        for W, a, shrink, theta, tau in zip(
-            self.weights[:-1], self.alpha, self.shrink, self.split(x), taus, strict=True
+        thetas = self.split(x)
+        for i, (W, a, shrink) in enumerate(
+            zip(self.weights[:-1], self.alpha, self.shrink, strict=True)
         ):
             T = W.T if factor is None else blas.dtrsm(1.0, factor, W.T, lower=1)
             Y = T.T @ T
+            theta, tau = thetas[i], taus[i]
+            if given is not None:
+                theta[:] = given[i] + (total - shrink)
             root = np.exp(0.5 * theta)
             log_norm, power, leading, diagonal = _schatten(root[:, None] * Y * root, k)
             norm = np.exp(log_norm)
             if not 0.0 < norm < np.inf:
                 return None
             total += log_norm
+            if given is not None:
+                tau = x[self.n_hidden + i] = -np.log(2.0 / min(norm, _LARGEST_S) - 1.0)
             s = 2.0 / (1.0 + np.exp(-tau))
             log_lam = theta + (np.log(s) + shrink)
             lam = np.exp(log_lam)

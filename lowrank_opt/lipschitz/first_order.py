@@ -1,0 +1,289 @@
+r"""First-order descent over the multipliers of a chain: every point proves a bound.
+
+L-BFGS on the function of :mod:`lowrank_opt.lipschitz.slope_recursion`, whose Schatten norms tend
+to the spectral norm as their order grows from phase to phase. It has no dual and so says nothing
+about the distance to the best bound; it needs no matrix larger than a layer.
+
+References
+----------
+.. [1] Fazlyab, Robey, Hassani, Morari, Pappas, "Efficient and Accurate Estimation of Lipschitz
+   Constants for Deep Neural Networks", NeurIPS 2019. :arxiv:`1906.04893`
+.. [2] Xu, Sivaranjani, "ECLipsE: Efficient Compositional Lipschitz Constant Estimation for Deep
+   Neural Networks", NeurIPS 2024. :arxiv:`2404.04375`
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from lowrank_opt.core.errors import ParameterError
+from lowrank_opt.core.serialize import register_serializable
+from lowrank_opt.lipschitz.limited_memory import direction, line_search, remember
+from lowrank_opt.lipschitz.slope_recursion import Evaluation, SlopeRecursion
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from numpy.typing import NDArray
+
+    from lowrank_opt.lipschitz.forms import Chain
+
+__all__ = ["FirstOrderState", "advance", "chain_start", "start"]
+
+_MEMORY = 20
+# Squarings of the phases; deep nets skip the first, from which they do not get away.
+_PHASES = (3, 5, 7, 9)
+_DEEP = 30
+# A phase ends when the bound fell by less than this part in so many iterations.
+_WINDOW = 15
+_PHASE_DECREASE = 1e-3
+# Part of the closed form in the start of interior points.
+_MIX = 0.05
+# Squarings and evaluations of `chain_start`.
+_EFFORTS = {"low": (3, 30), "medium": (5, 100), "high": (5, 300)}
+
+
+@register_serializable
+@dataclass
+class FirstOrderState:
+    """A descent under way.
+
+    Parameters
+    ----------
+    upper : float
+        Best bound so far, in units of the form without its scale.
+    lower : float
+        Always 0: there is no dual.
+    multipliers : tuple of ndarray
+        Those that gave `upper`, divided by ρ.
+    dual : None
+        There is no dual.
+    done : {"", "converged", "stalled", "failed"}
+        Whether and why it ended.
+    message : str
+        What a user should know.
+    nit : int
+        Iterations done.
+    counts : dict of str to int
+        ``evaluations`` of value and gradient.
+    tol : float
+        Relative decrease of the bound in a window below which the last phase ends.
+    x, gradient : ndarray of shape (size,)
+        Point (θ, τ) and gradient there.
+    value : float
+        Smoothed objective there.
+    steps, changes : ndarray of shape (memory, size)
+        Memory of L-BFGS; the first `pairs` rows are in use.
+    pairs : int
+        How many.
+    phase : int
+        Index of the order of the norms.
+    phases : tuple of int
+        Squarings of all phases.
+    values : list of float
+        Halves of the objective, logarithms of bounds, after the last iterations of this phase.
+    cache : SlopeRecursion or None
+        Work space; rebuilt when ``None``.
+    """
+
+    upper: float = np.inf
+    lower: float = 0.0
+    multipliers: tuple[Any, ...] = ()
+    dual: tuple[Any, ...] | None = None
+    done: str = ""
+    message: str = ""
+    nit: int = 0
+    counts: dict[str, int] = field(default_factory=lambda: {"evaluations": 0})
+    tol: float = 1e-6
+    x: Any = None
+    gradient: Any = None
+    value: float = np.inf
+    steps: Any = None
+    changes: Any = None
+    pairs: int = 0
+    phase: int = 0
+    phases: tuple[int, ...] = _PHASES
+    values: list[float] = field(default_factory=list)
+    cache: Any = field(default=None, repr=False, compare=False)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "cache": None}
+
+
+def start(
+    form: Chain,
+    *,
+    tol: float,
+    multipliers: Sequence[NDArray[np.float64]] | None = None,
+    dual: Any = None,
+    phases: tuple[int, ...] | None = None,
+) -> FirstOrderState:
+    """Begin a descent.
+
+    Parameters
+    ----------
+    form : Chain
+        The network.
+    tol : float
+        The last phase ends when the bound fell by less than this part in 15 iterations.
+    multipliers : sequence of ndarray of shape (n_i,) or None, default=None
+        Where to begin, divided by ρ; ``None``: the closed form of ECLipsE-Fast.
+    dual : object, default=None
+        Not used.
+    phases : tuple of int or None, default=None
+        Squarings k of the Schatten norms, of order 2ᵏ + 1, phase by phase; ``None``: 3, 5, 7, 9
+        for up to 30 layers, 5, 7, 9 beyond, and the last alone from given multipliers.
+
+    Returns
+    -------
+    FirstOrderState
+        Its `upper` is already a bound.
+    """
+    recursion = SlopeRecursion(form)
+    if phases is None:
+        first = 0 if len(form.weights) <= _DEEP else 1
+        phases = _PHASES[first:] if multipliers is None else _PHASES[-2:]
+    state = FirstOrderState(tol=tol, phases=tuple(phases), cache=recursion)
+    if recursion.n_layers == 0:
+        state.upper = state.lower = float(np.linalg.norm(form.weights[0], 2))
+        state.done = "converged"
+        return state
+    state.x = np.zeros(recursion.size)
+    if multipliers is not None:
+        state.x = recursion.locate(multipliers, phases[0])
+    state.steps = np.zeros((_MEMORY, recursion.size))
+    state.changes = np.zeros((_MEMORY, recursion.size))
+    _begin_phase(state)
+    if not np.isfinite(state.value) and multipliers is not None:
+        state.x = np.zeros(recursion.size)
+        _begin_phase(state)
+    if not np.isfinite(state.value):
+        state.done, state.message = "failed", "no multipliers were feasible in double precision"
+    return state
+
+
+def advance(form: Chain, state: FirstOrderState) -> None:
+    """Do one iteration, in place.
+
+    Parameters
+    ----------
+    form : Chain
+        The network.
+    state : FirstOrderState
+        The descent.
+
+    Notes
+    -----
+    Cost: mostly one evaluation, ``(8 + k) n³`` flops per layer of width n.
+    """
+    if state.done:
+        return
+    if state.cache is None:
+        state.cache = SlopeRecursion(form)
+    state.nit += 1
+    moved = _step(state)
+    state.values.append(0.5 * state.value)
+    del state.values[: -_WINDOW - 1]
+    last = state.phase == len(state.phases) - 1
+    tol = state.tol if last else max(state.tol, _PHASE_DECREASE)
+    slow = len(state.values) > _WINDOW and state.values[0] - state.values[-1] < tol
+    if moved and not slow:
+        return
+    if not last:
+        state.phase += 1
+        # The same multipliers, of which the new norm makes another point.
+        state.x = state.cache.locate(state.multipliers, state.phases[state.phase])
+        _begin_phase(state)
+    elif slow:
+        state.done = "converged"
+    else:
+        state.done, state.message = "stalled", "no step along the gradient improves the bound"
+
+
+def _begin_phase(state: FirstOrderState) -> None:
+    state.pairs = 0
+    state.values.clear()
+    now = _evaluate(state, state.x)
+    state.value, state.gradient = now.value, now.gradient
+
+
+def _step(state: FirstOrderState) -> bool:
+    """Move to a better point; without memory when the first attempt fails."""
+    for attempt in range(2):
+        towards = direction(state.gradient, state.steps, state.changes, state.pairs)
+        slope = float(towards @ state.gradient)
+        if slope < 0.0:
+            length = 1.0 if state.pairs else min(1.0, 1.0 / np.sqrt(-slope))
+            found = line_search(
+                lambda x: _evaluate(state, x), state.x, state.value, slope, towards, length
+            )
+            if found is not None:
+                length, new = found
+                state.pairs = remember(
+                    state.steps, state.changes, state.pairs,
+                    length * towards, new.gradient - state.gradient,
+                )  # fmt: skip
+                state.x = state.x + length * towards
+                state.value, state.gradient = new.value, new.gradient
+                return True
+        if attempt == 0 and state.pairs == 0:
+            break
+        state.pairs = 0
+    return False
+
+
+def _evaluate(state: FirstOrderState, x: NDArray[np.float64]) -> Evaluation:
+    found = state.cache.evaluate(x, state.phases[state.phase])
+    state.counts["evaluations"] += 1
+    upper = float(np.exp(found.log_bound))
+    if upper < state.upper:
+        state.upper = upper
+        state.multipliers = tuple(np.exp(log) for log in found.log_multipliers)
+    return found
+
+
+def chain_start(chain: Chain, *, quality: str = "auto") -> tuple[NDArray[np.float64], ...]:
+    """Return multipliers from which an interior point method starts.
+
+    Descends for a fixed number of evaluations, then moves a twentieth of the way to the closed
+    form of ECLipsE-Fast, away from the boundary.
+
+    Parameters
+    ----------
+    chain : Chain
+        The network.
+    quality : {"auto", "fast", "low", "medium", "high"}, default="auto"
+        Effort: none, 30, 100 or 300 evaluations, the last two with norms of higher order.
+        "auto" decides by width and depth.
+
+    Returns
+    -------
+    tuple of ndarray of shape (n_i,)
+        Multipliers divided by ρ, strictly feasible for a large enough ρ; empty without hidden
+        layers.
+    """
+    if quality == "auto":
+        quality = _effort(chain)
+    if quality not in ("fast", *_EFFORTS):
+        raise ParameterError(
+            f"quality={quality!r} is unknown; expected 'auto', 'fast', 'low', 'medium' or 'high'"
+        )
+    k, budget = _EFFORTS.get(quality, (5, 0))
+    state = start(chain, tol=0.0, phases=(k,))
+    closed = state.multipliers
+    while not state.done and state.counts["evaluations"] < budget:
+        advance(chain, state)
+    return tuple(
+        (1.0 - _MIX) * lam + _MIX * fast
+        for lam, fast in zip(state.multipliers, closed, strict=True)
+    )
+
+
+def _effort(chain: Chain) -> str:
+    depth, widest = len(chain.weights), max(chain.widths)
+    if widest >= 400 or (chain.n_hidden <= 400 and depth <= 10):
+        return "low"
+    return "medium" if depth <= 40 else "high"
