@@ -130,7 +130,6 @@ class _Assembly:
         b = (kept @ new.reshape(n, size, self.d)).reshape(-1, self.d)
         owner = np.repeat(np.arange(n), kept.shape[1])
         self.terms(0.5 * (b - a), b + a, owner, n, free=True)
-        self.terms(b - a, b, owner, n, free=True)
         return new
 
     def build(self, output: NDArray[np.float64], scale: float) -> LowRankLMI:

@@ -23,6 +23,7 @@ __all__ = ["Point", "iterate"]
 
 _LEVELS = (0.8, 0.5, 0.25, 0.1)
 _SIGMAS = (0.05, *(0.1 * i for i in range(1, 11)))
+_FULL = (0.05, 0.1, 0.2, 0.3, 0.5, 0.7)
 _RIDGES = (0.0, *(10.0**-p for p in range(15, 7, -1)))
 
 
@@ -109,6 +110,9 @@ class _Iteration:
         else:
             return False
         trace, values = op.trace(point.X), op.values(point.X)
+        # Does the matrix satisfy the inequalities of the dual, apart from rounding?
+        rest = np.abs(values + point.x) * np.where(k, 1.0, np.abs(point.y))
+        self.feasible = bool(np.all(rest[k] <= 0.5 * point.x[k]) and abs(trace - 1.0) < 0.1)
         gap = point.rho * trace + float(point.y @ values) - float(np.vdot(op.C, point.X))
         self.nu = op.d + int(k.sum())
         self.mu = (gap + float(point.x @ point.y)) / self.nu
@@ -228,6 +232,10 @@ def _direction(it: _Iteration) -> tuple[_Part, tuple[float, float]]:
     sigma = min(max(ratio ** max(1.0, 3.0 * affine_step**2), 1e-6), 1.0)
     part = affine.plus(centring, sigma).plus(corrector, 1.0)
     steps = it.lengths(part, 0.95)
+    if not it.feasible and steps[0] < 1.0:
+        full = _full_primal_step(it, affine, centring, corrector, sigma, affine_step)
+        if full is not None:
+            return full
     present = min(steps)
     if present >= 0.8:
         return part, steps
@@ -245,6 +253,36 @@ def _direction(it: _Iteration) -> tuple[_Part, tuple[float, float]]:
                     return trial, it.lengths(trial, 0.95)
                 return part, steps
     return part, steps
+
+
+def _full_primal_step(
+    it: _Iteration,
+    affine: _Part,
+    centring: _Part,
+    corrector: _Part,
+    sigma: float,
+    affine_step: float,
+) -> tuple[_Part, tuple[float, float]] | None:
+    """Direction with more centring whose full step makes X feasible, if there is one.
+
+    Otherwise the residuals of the dual and its slacks can shrink at the same rate for ever, and X
+    never proves a bound.
+    """
+    point = it.point
+    for s in _FULL:
+        if s <= sigma:
+            continue
+        centred = affine.plus(centring, s)
+        for t in (1.0, affine_step, 0.0):
+            trial = centred.plus(corrector, t)
+            if it.ratio(point.x, trial.x) < 1.05:
+                continue
+            if it.cholesky(point.X + 1.05 * trial.X) is None:
+                continue
+            dual = it.length(it.S, trial.S, it.ratio(point.y, trial.y), 0.95)
+            if dual > 0.1:
+                return trial, (1.0, dual)
+    return None
 
 
 def iterate(operator: Operator, point: Point, counts: dict[str, int]) -> bool:

@@ -206,9 +206,7 @@ def _begin(
 ) -> None:
     """Second phase if feasible multipliers are known or easily guessed, else the first."""
     sizes = plain.sizes()
-    rho, best = math.inf, None
-    if given is not None:
-        rho, best = plain.certify(given)
+    best = None if given is None else plain.certify(given)[1]
     guesses = [10.0**-power * plain.bounded / sizes for power in range(5)]
     centre, value = None, math.inf
     for u in guesses:
@@ -216,14 +214,12 @@ def _begin(
         if r < value:
             value, centre = r, v
     if best is None:
-        rho, best = value, centre
+        best = centre
     elif centre is not None:
         mixed = (1.0 - _PULL) * best + _PULL * centre
-        r, v = plain.certify(mixed)
-        if v is not None:
-            rho, best = r, v
+        best = plain.certify(mixed)[1] if plain.certify(mixed)[1] is not None else best
     if best is not None:
-        interior = np.where(plain.bounded, np.maximum(best, 1e-12 * np.max(best)), best)
+        interior = np.where(plain.bounded, np.maximum(best, 1e-12 * np.max(best, initial=0.0)), best)
         r, v = plain.certify(interior)
         if v is not None and r > 0.0:
             _second(form, state, plain, v, r)
@@ -339,6 +335,7 @@ def _note_lower(
     if rho_upper is None:
         upper = state.upper if form.norm == "linf" else state.upper**2
         rho_upper = upper / unit
+    X = operator.polished(X)
     lower = _length(form, operator.dual_bound(X, rho_upper) * unit)
     if lower > state.lower:
         state.lower, state.dual = lower, (X / operator.trace(X),)

@@ -235,6 +235,22 @@ class Operator:
             value -= self._price_of_residuals(X, value, x, e, rho_upper)
         return max(value, 0.0) if math.isfinite(value) else 0.0
 
+    def polished(self, X: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Return X with ⟨A_k, X⟩ = 0 for free multipliers to rounding, changed relative to X."""
+        if not self.free.any():
+            return X
+        for _ in range(2):
+            F = self.schur(X, X)[1:, 1:][np.ix_(self.free, self.free)]
+            root = np.sqrt(np.maximum(F.diagonal(), np.finfo(float).tiny))
+            w, V = eigh(F / np.outer(root, root), check_finite=False)
+            keep = w > 1e-12
+            rest = (V.T @ (self.values(X)[self.free] / root))[keep] / w[keep]
+            z = np.zeros(self.k)
+            z[self.free] = (V[:, keep] @ rest) / root
+            change = X @ self.adjoint(z) @ X
+            X = X - 0.5 * (change + change.T)
+        return X
+
     def margin_bound(self, X: NDArray[np.float64]) -> float:
         """Return what -ρ cannot exceed, of either sign; ``inf`` if the matrix proves nothing."""
         X = X / self.trace(X)
