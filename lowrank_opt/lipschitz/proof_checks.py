@@ -1,0 +1,73 @@
+"""Which check belongs to which proof."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+from lowrank_opt.lipschitz.certificates import chain_upper, group_upper, lmi_upper
+from lowrank_opt.lipschitz.certificates_dual import chain_lower, group_lower, lmi_lower
+from lowrank_opt.lipschitz.forms import Chain, GroupChain
+
+if TYPE_CHECKING:
+    from lowrank_opt.lipschitz.canonical import Part
+    from lowrank_opt.lipschitz.problem import LipschitzProblem
+    from lowrank_opt.lipschitz.proofs import BoundProof
+
+__all__ = ["check_proof"]
+
+
+def check_proof(problem: LipschitzProblem, index: int, proof: BoundProof) -> tuple[float, float]:
+    """Return what a proof shows about one part of a problem.
+
+    Parameters
+    ----------
+    problem : LipschitzProblem
+        The problem.
+    index : int
+        Number of the part.
+    proof : BoundProof
+        Its proof.
+
+    Returns
+    -------
+    upper, lower : float
+        Upper bound of the Lipschitz constant (never above the product of norms), and lower bound
+        of the relaxation's best (0: none). In the units of the network.
+    """
+    part = problem.part(index)
+    form = part.form
+    upper, lower = math.inf, 0.0
+    if proof.kind == "multipliers":
+        upper, lower = _multipliers(part, proof)
+    elif proof.kind == "lip_lt":
+        from lowrank_opt.lipschitz.norm_checks import lip_lt_bound
+
+        upper = lip_lt_bound(form)
+    elif proof.kind == "penalty":
+        from lowrank_opt.lipschitz.penalty_checks import penalty_bound
+
+        if isinstance(form, Chain):
+            upper = penalty_bound(form, proof.multipliers)
+    elif proof.kind == "patterns":
+        from lowrank_opt.lipschitz.pattern_checks import pattern_bound
+
+        upper = pattern_bound(problem, index, proof.multipliers)
+        return min(upper, part.product), 0.0
+    upper *= form.scale
+    upper = upper * (1.0 + 4e-16) if math.isfinite(upper) else part.product
+    return min(upper, part.product), min(lower * form.scale * (1.0 - 4e-16), upper)
+
+
+def _multipliers(part: Part, proof: BoundProof) -> tuple[float, float]:
+    form = part.form
+    if isinstance(form, Chain):
+        upper = chain_upper(form, proof.multipliers, part.first, part.last)
+        return upper, 0.0 if proof.dual is None else chain_lower(form, proof.dual)
+    if isinstance(form, GroupChain):
+        upper = group_upper(form, proof.multipliers, part.first)
+        return upper, 0.0 if proof.dual is None else group_lower(form, proof.dual)
+    if len(proof.multipliers) != 1:
+        return math.inf, 0.0
+    upper = lmi_upper(form, proof.multipliers[0])
+    return upper, 0.0 if proof.dual is None else lmi_lower(form, proof.dual)
