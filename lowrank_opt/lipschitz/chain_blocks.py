@@ -1,0 +1,306 @@
+"""Algebra of symmetric block tridiagonal matrices, of their inverses and of completions.
+
+A block tridiagonal matrix S with L blocks is a pair of lists: diagonal blocks ``S[0], …, S[L-1]``
+and blocks below it, ``S_low[i]`` in row i and column i - 1 (``S_low[0]`` is ``None``). Of its
+inverse Z, and of a matrix X that stands for its completion of largest determinant (whose inverse
+is block tridiagonal), only those blocks are kept too; the others follow from
+
+    Z_ab = Z_a,b-1 P_bᵀ,   X_ab = X_a,b-1 X_b-1⁻¹ X_b-1,b      for a < b,
+
+so that sums such as (X D Z)_ab with a block tridiagonal D obey recursions over the layers. Each
+function costs a few dozen products of two blocks per layer; no matrix of the full order is formed.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple, TypeAlias
+
+import numpy as np
+from scipy.linalg import blas, lapack
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+__all__ = ["Blocks", "Transfers", "cholesky", "cliques", "corrector", "factor", "invert", "solve"]
+
+Blocks: TypeAlias = "list[NDArray[np.float64]]"
+
+
+def cholesky(A: NDArray[np.float64], *, overwrite: bool = False) -> NDArray[np.float64] | None:
+    """Return the lower Cholesky factor in Fortran order, its upper triangle undefined.
+
+    Parameters
+    ----------
+    A : ndarray of shape (n, n)
+        Symmetric, in C order.
+    overwrite : bool, default=False
+        Whether `A` may be destroyed, which saves a copy.
+
+    Returns
+    -------
+    ndarray of shape (n, n) or None
+        ``None``: not positive definite.
+    """
+    c, info = lapack.dpotrf(A.T, lower=1, clean=0, overwrite_a=overwrite)
+    return c if info == 0 else None
+
+
+def half_solve(c: NDArray[np.float64], B: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return c⁻¹ B in C order for a lower factor c."""
+    return blas.dtrsm(1.0, c, B.T, side=1, lower=1, trans_a=1).T
+
+
+def solve(c: NDArray[np.float64], B: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return (c cᵀ)⁻¹ B in C order for a lower factor c."""
+    T = blas.dtrsm(1.0, c, B.T, side=1, lower=1, trans_a=1)
+    return blas.dtrsm(1.0, c, T, side=1, lower=1, overwrite_b=1).T
+
+
+def second_half(c: NDArray[np.float64], T: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return c⁻ᵀ T in C order."""
+    return blas.dtrsm(1.0, c, T.T, side=1, lower=1).T
+
+
+def inverse_from(c: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return (c cᵀ)⁻¹ from the lower factor."""
+    Z, _ = lapack.dpotri(c, lower=1)
+    n = len(Z)
+    if n > 1:
+        upper = np.triu_indices(n, 1) if n < 24 else None
+        if upper is not None:
+            Z[upper] = Z.T[upper]
+        else:
+            Z = np.tril(Z)
+            Z += np.tril(Z, -1).T
+    return Z.T
+
+
+def factor(S: Blocks, S_low: Blocks) -> tuple[Blocks, Blocks] | None:
+    """Block Cholesky factorisation from the first block on.
+
+    Parameters
+    ----------
+    S, S_low : list of ndarray
+        Block tridiagonal matrix.
+
+    Returns
+    -------
+    c, T : list of ndarray, or None
+        Lower factors of F_0 = S_0 and ``F_i = S_i - T_iᵀ T_i``, and ``T_i = c_{i-1}⁻¹ S_{i-1,i}``;
+        ``None``: not positive definite.
+    """
+    c = cholesky(S[0])
+    if c is None:
+        return None
+    factors, halves = [c], [c[:0]]
+    for i in range(1, len(S)):
+        T = half_solve(c, S_low[i].T)
+        c = cholesky(S[i] - np.dot(T.T, T), overwrite=True)
+        if c is None:
+            return None
+        factors.append(c)
+        halves.append(T)
+    return factors, halves
+
+
+class Inverse(NamedTuple):
+    """Blocks of Z = S⁻¹ and what moves along its rows and columns.
+
+    Parameters
+    ----------
+    Z, Z_low : list of ndarray
+        Blocks of the inverse.
+    up : list of ndarray
+        ``up[i] = -F_{i-1}⁻¹ S_{i-1,i}``: ``Z_{i-1,b} = up[i] Z_{i,b}`` for b >= i.
+    down : list of ndarray
+        ``Z_{i,b} = down[i] Z_{i-1,b}`` for b < i; kept for i >= 2.
+    F_inv : list of ndarray
+        Inverses of the Schur complements F_i of what comes before; i < L - 1.
+    F_bar : list of ndarray
+        Lower factors of the Schur complements of what comes after; i >= 2.
+    """
+
+    Z: Blocks
+    Z_low: Blocks
+    up: Blocks
+    down: Blocks
+    F_inv: Blocks
+    F_bar: Blocks
+
+
+def invert(S: Blocks, S_low: Blocks, factors: tuple[Blocks, Blocks]) -> Inverse | None:
+    """Return the inverse's blocks from the factorisation by `factor`; ``None``: it broke down."""
+    c, T = factors
+    n = len(S)
+    none = c[0][:0]
+    up, down, low = [none] * n, [none] * n, [none] * n
+    F_inv, F_bar = [none] * n, [none] * n
+    Z = [none] * n
+    Z[-1] = inverse_from(c[-1])
+    for i in range(n - 1, 0, -1):
+        up[i] = -second_half(c[i - 1], T[i])
+        F_inv[i - 1] = inverse_from(c[i - 1])
+        low[i] = np.dot(Z[i], up[i].T)
+        Z[i - 1] = F_inv[i - 1] + np.dot(up[i], low[i])
+    S_bar = S[-1]
+    for i in range(n - 1, 1, -1):
+        c_bar = cholesky(S_bar)
+        if c_bar is None:
+            return None
+        U = half_solve(c_bar, S_low[i])
+        S_bar = S[i - 1] - np.dot(U.T, U)
+        F_bar[i] = c_bar
+        down[i] = -second_half(c_bar, U)
+    return Inverse(Z, low, up, down, F_inv, F_bar)
+
+
+def clique(A_prev: NDArray, A_low: NDArray, A_next: NDArray) -> NDArray[np.float64]:
+    """Return the matrix [[A_prev, A_lowᵀ], [A_low, A_next]]."""
+    n, m = len(A_prev), len(A_next)
+    K = np.empty((n + m, n + m))
+    K[:n, :n] = A_prev
+    K[n:, :n] = A_low
+    K[:n, n:] = A_low.T
+    K[n:, n:] = A_next
+    return K
+
+
+def cliques(A: Blocks, A_low: Blocks) -> Blocks:
+    """Return the matrices of neighbouring layers (i-1, i), for i = 1, …, L-1 at index i - 1."""
+    return [clique(A[i - 1], A_low[i], A[i]) for i in range(1, len(A))]
+
+
+class Transfers(NamedTuple):
+    """X and Z with all that moves products along the layers.
+
+    Parameters
+    ----------
+    X_cliques, Z_cliques : list of ndarray
+        Matrices of neighbouring layers.
+    left : list of ndarray
+        ``left[i] = X_i⁻¹ X_{i,i-1}``, 1 <= i <= L-2.
+    right : list of ndarray
+        ``right[i] = X_i⁻¹ X_{i,i+1}``, 1 <= i <= L-2.
+    inverse : Inverse
+        Blocks of Z.
+    """
+
+    X_cliques: Blocks
+    Z_cliques: Blocks
+    left: Blocks
+    right: Blocks
+    inverse: Inverse
+
+
+def transfers(X: Blocks, X_low: Blocks, inverse: Inverse) -> Transfers | None:
+    """Prepare products with the completion of X and with Z; ``None``: a block is not definite."""
+    n = len(X)
+    none = X[0][:0]
+    left, right = [none] * n, [none] * n
+    for i in range(1, n - 1):
+        c = cholesky(X[i])
+        if c is None:
+            return None
+        both = solve(c, np.concatenate([X_low[i], X_low[i + 1].T], axis=1))
+        split = X_low[i].shape[1]
+        left[i], right[i] = both[:, :split], both[:, split:]
+    Z_cliques = cliques(inverse.Z, inverse.Z_low)
+    return Transfers(cliques(X, X_low), Z_cliques, left, right, inverse)
+
+
+class Product(NamedTuple):
+    """X D Z on the cliques, with what a second product needs.
+
+    Parameters
+    ----------
+    inner : list of ndarray
+        Matrices M with ``(X D Z)_cc = X_cc M Z_cc``.
+    half : list of ndarray
+        ``M Z_cc``.
+    full : list of ndarray
+        ``X_cc M Z_cc``.
+    """
+
+    inner: Blocks
+    half: Blocks
+    full: Blocks
+
+
+def product(t: Transfers, D: Blocks, D_low: Blocks) -> Product:
+    """Return the blocks of X D Z on the cliques, D block tridiagonal and symmetric."""
+    n = len(D)
+    up, down = t.inverse.up, t.inverse.down
+    before, after = list(D), list(D)
+    for i in range(1, n - 1):
+        before[i] = (
+            D[i]
+            + np.dot(t.left[i], D_low[i].T)
+            + np.dot(D_low[i] + np.dot(t.left[i], before[i - 1]), up[i])
+        )
+    for i in range(n - 2, 0, -1):
+        after[i] = (
+            D[i]
+            + np.dot(t.right[i], D_low[i + 1])
+            + np.dot(D_low[i + 1].T + np.dot(t.right[i], after[i + 1]), down[i + 1])
+        )
+    inner = [clique(before[i - 1], D_low[i], after[i]) for i in range(1, n)]
+    half = [np.dot(M, Z) for M, Z in zip(inner, t.Z_cliques, strict=True)]
+    full = [np.dot(X, H) for X, H in zip(t.X_cliques, half, strict=True)]
+    return Product(inner, half, full)
+
+
+def corrector(
+    t: Transfers, X: Blocks, X_low: Blocks, D: Blocks, D_low: Blocks, p: Product
+) -> Blocks:
+    """Return the cliques of sym((-X - sym(X D Z)) D Z), from the product p of X, D and Z."""
+    n = len(D)
+    up, down, F_inv, F_bar = t.inverse.up, t.inverse.down, t.inverse.F_inv, t.inverse.F_bar
+    # Of Z D Z, X D Z D Z and Z D X D Z: what lies before a layer, then what lies after it. The
+    # last two are differences to products of the first ones, which vanish at the ends.
+    zz_before, zz_after = list(D), list(D)
+    xz_before, xz_after = [None] * n, [None] * n
+    zx_before, zx_after = [None] * n, [None] * n
+    for i in range(1, n - 1):
+        m, q = p.inner[i - 1][: len(D[i - 1]), : len(D[i - 1])], up[i]
+        right = np.dot(zz_before[i - 1], q) + D_low[i].T
+        zz_before[i] = D[i] + np.dot(D_low[i], q) + np.dot(q.T, right)
+        delta = np.dot(np.dot(np.dot(t.left[i], m) + D_low[i], F_inv[i - 1]), right)
+        mq = np.dot(m, q) + D_low[i].T
+        E = X[i - 1] - np.dot(X_low[i].T, t.left[i])
+        kappa = np.dot(mq.T, np.dot(E, mq))
+        if xz_before[i - 1] is not None:
+            delta += np.dot(t.left[i], np.dot(xz_before[i - 1], q))
+            kappa += np.dot(q.T, np.dot(zx_before[i - 1], q))
+        xz_before[i], zx_before[i] = delta, kappa
+    for i in range(n - 2, 0, -1):
+        k = len(D[i])
+        m, q = p.inner[i][k:, k:], down[i + 1]
+        right = np.dot(zz_after[i + 1], q) + D_low[i + 1]
+        zz_after[i] = D[i] + np.dot(D_low[i + 1].T, q) + np.dot(q.T, right)
+        delta = np.dot(np.dot(t.right[i], m) + D_low[i + 1].T, solve(F_bar[i + 1], right))
+        mq = np.dot(m, q) + D_low[i + 1]
+        E = X[i + 1] - np.dot(X_low[i + 1], t.right[i])
+        kappa = np.dot(mq.T, np.dot(E, mq))
+        if xz_after[i + 1] is not None:
+            delta += np.dot(t.right[i], np.dot(xz_after[i + 1], q))
+            kappa += np.dot(q.T, np.dot(zx_after[i + 1], q))
+        xz_after[i], zx_after[i] = delta, kappa
+    result = []
+    for i in range(1, n):
+        k = len(D[i - 1])
+        X_c, Z_c, T = t.X_cliques[i - 1], t.Z_cliques[i - 1], p.full[i - 1]
+        A = np.dot(T, clique(zz_before[i - 1], D_low[i], zz_after[i]))
+        for part, xz, zx in (
+            (slice(None, k), xz_before[i - 1], zx_before[i - 1]),
+            (slice(k, None), xz_after[i], zx_after[i]),
+        ):
+            if xz is not None:
+                A[:, part] += np.dot(X_c[:, part], xz)
+                A[:, part] += np.dot(Z_c[:, part], zx)
+        K = np.dot(A, Z_c)
+        K += np.dot(p.half[i - 1].T, T)
+        K += 2.0 * T
+        K += K.T.copy()
+        K *= -0.25
+        result.append(K)
+    return result
