@@ -1,4 +1,4 @@
-"""Data sets: seeded synthetic matrices, photographs with holes, and ratings fetched on request.
+"""Data sets: synthetic matrices, photographs with holes, small networks, ratings on request.
 
 Nothing here builds a dense matrix of the size of the problem, and nothing is downloaded unless a
 ``fetch_*`` function is called.
@@ -11,19 +11,33 @@ from lowrank_opt.datasets._home import DatasetError, data_home, find_data
 from lowrank_opt.datasets._images import ImageObservations, psnr, sample_image_observations
 from lowrank_opt.datasets._low_rank import LowRankObservations, make_low_rank_observations
 from lowrank_opt.datasets._movielens import fetch_movielens
+from lowrank_opt.datasets._networks import (
+    NetworkData,
+    fetch_maxmin_network,
+    load_digits_network,
+    make_eclipse_network,
+    make_gaussian_network,
+    make_uniform_network,
+)
 from lowrank_opt.datasets._ratings import Ratings, make_ratings
 
 __all__ = [
     "DatasetError",
     "ImageObservations",
     "LowRankObservations",
+    "NetworkData",
     "ObservedEntries",
     "Ratings",
     "data_home",
+    "fetch_maxmin_network",
     "fetch_movielens",
     "find_data",
+    "load_digits_network",
+    "make_eclipse_network",
+    "make_gaussian_network",
     "make_low_rank_observations",
     "make_ratings",
+    "make_uniform_network",
     "psnr",
     "sample_image_observations",
 ]
