@@ -24,7 +24,7 @@ PUBLIC = {
         AccuracyWarning Armijo Backend BarzilaiBorwein Certificate Checkpoint
         CheckpointError Constant ConvergenceWarning did_you_mean EfficiencyWarning
         ExperimentalWarning Geometric HasBlocks HasCertificate HasEqualityConstraints
-        HasFiniteSum HasGradient HasMeasurements HasMonotoneOperator HasObjective
+        HasFiniteSum HasGradient HasMeasurements HasMonotoneOperator HasNetwork HasObjective
         HasObservations HasProx HasSmoothPart HasTransport History InfeasibleError instantiate
         Interval LinearDecay LowRankOptError make_rng MissingDependencyError ParameterError
         Parameters Polyak PowerDecay Problem ProblemError ProblemTypeError Progress register_kernels

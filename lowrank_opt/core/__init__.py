@@ -46,6 +46,7 @@ __all__, __getattr__, __dir__ = lazy_names(
             "HasGradient",
             "HasMeasurements",
             "HasMonotoneOperator",
+            "HasNetwork",
             "HasObjective",
             "HasObservations",
             "HasProx",

@@ -34,6 +34,7 @@ from lowrank_opt.core.protocols import HasFiniteSum as HasFiniteSum
 from lowrank_opt.core.protocols import HasGradient as HasGradient
 from lowrank_opt.core.protocols import HasMeasurements as HasMeasurements
 from lowrank_opt.core.protocols import HasMonotoneOperator as HasMonotoneOperator
+from lowrank_opt.core.protocols import HasNetwork as HasNetwork
 from lowrank_opt.core.protocols import HasObjective as HasObjective
 from lowrank_opt.core.protocols import HasObservations as HasObservations
 from lowrank_opt.core.protocols import HasProx as HasProx

@@ -36,6 +36,7 @@ _CAPABILITIES = {
     "HasMeasurements": "linear measurements of a matrix",
     "HasTransport": "masses and costs of a transport problem",
     "HasMonotoneOperator": "a monotone operator",
+    "HasNetwork": "a network whose Lipschitz constant is sought",
     "HasObjective": "an objective",
     "HasObservations": "observed entries of a matrix",
     "HasPrototypes": "prototypes and an affinity of points",

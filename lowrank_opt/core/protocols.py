@@ -20,6 +20,7 @@ __all__ = [
     "HasGradient",
     "HasMeasurements",
     "HasMonotoneOperator",
+    "HasNetwork",
     "HasObjective",
     "HasObservations",
     "HasProx",
@@ -78,6 +79,22 @@ class HasMonotoneOperator(Protocol):
     """``operator(z, out=None)``: a monotone, Lipschitz operator."""
 
     def operator(self, z: Any, out: Any = None) -> Any: ...
+
+
+@runtime_checkable
+class HasNetwork(Protocol):
+    """``network``, and ``part(index)``: what a bound of its Lipschitz constant depends on.
+
+    ``n_parts`` bounds make up the answer, the largest of them; ``part_bounds(x)`` says what a
+    proof shows of each.
+    """
+
+    @property
+    def network(self) -> Any: ...
+    @property
+    def n_parts(self) -> int: ...
+    def part(self, index: int) -> Any: ...
+    def part_bounds(self, x: Any) -> Any: ...
 
 
 @runtime_checkable

@@ -49,6 +49,10 @@ _EXAMPLES = {
     ),
     "HasTransport": ("TransportProblem(a, b, C)", "lowrank_opt.transport.sparse_ot(C, a, b)"),
     "HasMeasurements": ("MatrixSensing.from_dense(A, y, rank=5)", ""),
+    "HasNetwork": (
+        "LipschitzProblem(weights)",
+        "lowrank_opt.lipschitz.lipschitz_bound(weights)",
+    ),
     "HasSmoothPart": (
         "CompositeProblem(GLMProblem(X, y), L1(alpha))",
         "lowrank_opt.block_coordinate.lasso_path(X, y)",

@@ -1,0 +1,255 @@
+"""What the solvers of this room share: one engine at a time over the parts of a problem."""
+
+from __future__ import annotations
+
+import abc
+import math
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from lowrank_opt.core.errors import ProblemTypeError
+from lowrank_opt.core.protocols import HasNetwork
+from lowrank_opt.core.solver import Solver
+from lowrank_opt.core.state import State, Status
+from lowrank_opt.lipschitz.proofs import BoundProof
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from types import ModuleType
+
+    from lowrank_opt.core.problem import Certificate
+    from lowrank_opt.lipschitz.canonical import Part
+    from lowrank_opt.lipschitz.problem import LipschitzProblem
+
+__all__ = ["BoundSolver", "BoundState", "bound_fields"]
+
+
+@dataclass
+class BoundState(State):
+    """State of a run over the parts of a problem.
+
+    Parameters
+    ----------
+    uppers, lowers : list of float
+        Of every part, in the units of the network; the solver's own numbers.
+    proofs : list of BoundProof
+        Of every part.
+    done : list of str
+        "" (not begun or running), "converged", "stalled", "failed" or "skipped".
+    methods : list of str
+        What gave the bound of every part.
+    current : int
+        The part that the engine works on; -1: none.
+    engine : object
+        State of the engine.
+    starts : list of BoundProof or None
+        Warm starts of the parts.
+    """
+
+    uppers: list[float] = field(default_factory=list)
+    lowers: list[float] = field(default_factory=list)
+    proofs: list[BoundProof] = field(default_factory=list)
+    done: list[str] = field(default_factory=list)
+    methods: list[str] = field(default_factory=list)
+    current: int = -1
+    engine: Any = None
+    starts: list[Any] = field(default_factory=list)
+
+
+class BoundSolver(Solver):
+    """Base class: engines do the work, part after part, the largest bound first.
+
+    A derived class says which engine serves a part (:meth:`engine`). An engine is a module with
+    ``start(form, *, tol, multipliers=None, dual=None, **options)`` and ``advance(form, state)``.
+    """
+
+    requires = (HasNetwork,)
+    monotone = True
+    proof_kind = "multipliers"
+
+    @abc.abstractmethod
+    def engine(self, problem: LipschitzProblem, part: Part) -> tuple[ModuleType, dict[str, Any]]:
+        """Return the engine for a part and its options.
+
+        Parameters
+        ----------
+        problem : LipschitzProblem
+            The problem.
+        part : Part
+            One of its parts.
+        """
+
+    def method_name(self, problem: LipschitzProblem, part: Part) -> str:
+        """Return what `Result.method` says of a part's bound."""
+        return type(self).__name__
+
+    def init(self, problem: Any, x0: Any = None) -> BoundState:
+        """Return the state in which every part has the product of norms as its bound."""
+        n = problem.n_parts
+        starts: list[BoundProof | None] = [None] * n
+        if x0 is not None:
+            starts = list(check_start(type(self).__name__, x0, n))
+        state = BoundState(
+            uppers=[math.inf] * n, lowers=[0.0] * n, proofs=[BoundProof("product")] * n,
+            done=[""] * n, methods=["product of norms"] * n, starts=starts,
+        )  # fmt: skip
+        for k in range(n):
+            state.uppers[k] = problem.part(k).product
+        self._next(problem, state)
+        self._settle(state)
+        return state
+
+    def step(self, problem: Any, state: Any, n: int = 1) -> Any:
+        """Do `n` iterations of the engines."""
+        for _ in range(n):
+            if state.current < 0:
+                break
+            part = problem.part(state.current)
+            module, _options = self.engine(problem, part)
+            before = dict(state.engine.counts)
+            module.advance(part.form, state.engine)
+            state.nit += 1
+            state.count(**{k: v - before.get(k, 0) for k, v in state.engine.counts.items()})
+            self._note(problem, state)
+            if state.engine.done:
+                self._next(problem, state)
+            self._settle(state)
+            if state.residual <= self.tol:
+                break
+        return state
+
+    def _begin(self, problem: Any, state: Any, k: int) -> None:
+        part = problem.part(k)
+        module, options = self.engine(problem, part)
+        warm = state.starts[k]
+        if warm is not None and warm.kind == "multipliers":
+            options = {**options, "multipliers": warm.multipliers, "dual": warm.dual}
+        state.current = k
+        state.engine = module.start(part.form, tol=self.tol, **options)
+        state.count(**state.engine.counts)
+        self._note(problem, state)
+
+    def _next(self, problem: Any, state: Any) -> None:
+        """Go on with the part of the largest bound that is not settled."""
+        while True:
+            if state.current >= 0:
+                if not state.engine.done:
+                    return
+                state.done[state.current] = state.engine.done
+                if state.engine.done != "converged":
+                    state.message = str(state.engine.message)
+            state.current, state.engine = -1, None
+            # Only the largest part counts: those below a bound that cannot be improved are done.
+            floor = max(state.lowers, default=0.0)
+            settled = [u for u, d in zip(state.uppers, state.done, strict=True) if d]
+            floor = max([floor, *(u for u in settled if u < math.inf)])
+            waiting = [k for k, d in enumerate(state.done) if not d]
+            for k in waiting:
+                if state.uppers[k] <= floor and state.starts[k] is None:
+                    state.done[k] = "skipped"
+            waiting = [k for k in waiting if not state.done[k]]
+            if not waiting:
+                return
+            self._begin(problem, state, max(waiting, key=lambda k: state.uppers[k]))
+
+    def _note(self, problem: Any, state: Any) -> None:
+        """Take over what the engine has proved so far."""
+        k, engine = state.current, state.engine
+        part = problem.part(k)
+        scale = part.form.scale
+        if engine.multipliers is not None and engine.upper * scale <= state.uppers[k]:
+            state.uppers[k] = engine.upper * scale
+            state.proofs[k] = BoundProof(self.proof_kind, engine.multipliers, engine.dual)
+            state.methods[k] = self.method_name(problem, part)
+        elif engine.dual is not None and state.proofs[k].kind == self.proof_kind:
+            state.proofs[k] = BoundProof(self.proof_kind, state.proofs[k].multipliers, engine.dual)
+        state.lowers[k] = max(state.lowers[k], engine.lower * scale)
+
+    def _settle(self, state: Any) -> None:
+        """Set the residual: the relative gap of the largest bound."""
+        upper, lower = max(state.uppers, default=0.0), max(state.lowers, default=0.0)
+        ended = state.current < 0
+        good = all(d in ("converged", "skipped") for d in state.done)
+        if upper == 0.0 or (ended and good and lower == 0.0):
+            state.residual = 0.0
+        elif lower > 0.0 and math.isfinite(upper):
+            state.residual = max(0.0, 1.0 - lower / upper)
+        else:
+            state.residual = 1.0 if math.isfinite(upper) else math.inf
+
+    def terminate(self, problem: Any, state: Any) -> Status | None:
+        """Converged when the gap is closed; stalled when the engines have ended without that."""
+        if state.residual <= self.tol:
+            return Status.CONVERGED
+        if state.current < 0:
+            failed = "failed" in state.done
+            return Status.NUMERICAL_ERROR if failed else Status.STALLED
+        return None
+
+    def point(self, problem: Any, state: Any) -> BoundProof:
+        """Return the proof of the best bound so far."""
+        if problem.n_parts == 1:
+            return state.proofs[0]
+        return BoundProof("parts", parts=tuple(state.proofs))
+
+    def fields(
+        self, problem: Any, state: Any, x: Any, certificate: Certificate | None
+    ) -> dict[str, Any]:
+        """Return the fields of a result that are particular to bounds."""
+        bounds = problem.part_bounds(x)
+        top = max(range(len(bounds)), key=lambda k: bounds[k][0])
+        return bound_fields(problem, x, state.methods[top])
+
+
+def bound_fields(problem: LipschitzProblem, x: BoundProof, method: str) -> dict[str, Any]:
+    """Return the fields that every result of this room has.
+
+    Parameters
+    ----------
+    problem : LipschitzProblem
+        The problem.
+    x : BoundProof
+        The answer.
+    method : str
+        What gave it.
+
+    Returns
+    -------
+    dict
+        ``lower_bound`` (proved, of the Lipschitz constant), ``relaxation_bound`` (of the best
+        that the relaxation can give, or ``None``), ``gap`` (relative, between the bound and that,
+        or ``None``), ``certified``, ``method``, ``per_output`` (bounds of the parts, or ``None``).
+    """
+    bounds = problem.part_bounds(x)
+    upper, lower = max(u for u, _ in bounds), max(v for _, v in bounds)
+    proved = lower > 0.0 and math.isfinite(upper)
+    gap: float | None = 0.0 if upper == 0.0 else None
+    if proved:
+        gap = max(0.0, 1.0 - lower / upper)
+    several = problem.norm != "l2"
+    return {
+        "lower_bound": min(problem.sampled_lower_bound(), upper),
+        "relaxation_bound": lower if proved else None,
+        "gap": gap,
+        "certified": math.isfinite(upper),
+        "method": method,
+        "per_output": np.array([u for u, _ in bounds]) if several else None,
+    }
+
+
+def check_start(caller: str, x0: Any, n_parts: int) -> Sequence[BoundProof]:
+    """Return the proofs of the parts in a warm start, or raise."""
+    if not isinstance(x0, BoundProof):
+        raise ProblemTypeError(
+            f"{caller}.solve: x0 is a {type(x0).__name__}; expected a BoundProof, such as "
+            "x0=result.x"
+        )
+    proofs = x0.parts if x0.kind == "parts" else (x0,)
+    if len(proofs) != n_parts:
+        raise ProblemTypeError(
+            f"{caller}.solve: x0 proves {len(proofs)} parts, the problem has {n_parts}; give the x "
+            "of a result of this problem"
+        )
+    return proofs
