@@ -207,20 +207,15 @@ def _begin(
     """Second phase if feasible multipliers are known or easily guessed, else the first."""
     sizes = plain.sizes()
     best = None if given is None else plain.certify(given)[1]
-    guesses = [10.0**-power * plain.bounded / sizes for power in range(5)]
-    centre, value = None, math.inf
-    for u in guesses:
-        r, v = plain.certify(u)
-        if r < value:
-            value, centre = r, v
+    centre = plain.guess()[1]
     if best is None:
         best = centre
     elif centre is not None:
-        mixed = (1.0 - _PULL) * best + _PULL * centre
-        best = plain.certify(mixed)[1] if plain.certify(mixed)[1] is not None else best
+        mixed = plain.certify((1.0 - _PULL) * best + _PULL * centre)[1]
+        best = best if mixed is None else mixed
     if best is not None:
-        interior = np.where(plain.bounded, np.maximum(best, 1e-12 * np.max(best, initial=0.0)), best)
-        r, v = plain.certify(interior)
+        least = 1e-12 * float(np.max(best, initial=0.0))
+        r, v = plain.certify(np.where(plain.bounded, np.maximum(best, least), best))
         if v is not None and r > 0.0:
             _second(form, state, plain, v, r)
             return

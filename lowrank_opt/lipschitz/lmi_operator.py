@@ -149,6 +149,15 @@ class Operator:
             return math.inf, None
         return self._certify_border(u) if self.norm == "linf" else self._certify_inputs(u)
 
+    def guess(self) -> tuple[float, NDArray[np.float64] | None]:
+        """Return the best ρ that equal multipliers of some size prove, and them."""
+        rho, best = math.inf, None
+        for power in range(5):
+            r, u = self.certify(10.0**-power * self.bounded / self.sizes())
+            if r < rho:
+                rho, best = r, u
+        return rho, best
+
     def _certify_inputs(self, u: NDArray[np.float64]) -> tuple[float, NDArray[np.float64] | None]:
         """Largest eigenvalue of C relative to E + A*(u)."""
         K = self.adjoint(u)
