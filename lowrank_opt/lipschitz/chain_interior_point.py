@@ -39,6 +39,7 @@ from .chain_blocks import factor, invert, transfers
 from .chain_directions import Point, chosen_direction, directions
 from .chain_operator import ChainOperator, largest_gram
 from .chain_scaling import Scaling, fast_multipliers, squared_bound
+from .first_order import chain_start
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -156,30 +157,25 @@ def start(
         return _single_layer(form, state)
     fast = fast_multipliers(form, per_layer=structure == "layer")
     best, rho = fast, squared_bound(form, fast)
-    candidates = []
     if multipliers is not None:
-        candidates.append(multipliers)
-    for candidate in candidates:
-        value = squared_bound(form, candidate)
+        value = squared_bound(form, multipliers)
         if value < rho:
-            best, rho = candidate, value
+            best, rho = tuple(multipliers), value
     if not np.isfinite(rho):
         state.done, state.message = "failed", "no feasible multipliers found: rounding dominates"
         return state
     _record_upper(state, best, np.sqrt(rho))
     if dual is not None and _given_dual(form, state, dual):
         return state
-    if multipliers is None:
-        candidate = default_multipliers(form, structure)
-        value = squared_bound(form, candidate)
-        if value < rho:
-            best, rho = candidate, value
-            _record_upper(state, best, np.sqrt(rho))
-    mixed = tuple((1.0 - _MIX) * m + _MIX * f for m, f in zip(best, fast, strict=True))
+    if best is not fast:
+        mixed = tuple((1.0 - _MIX) * m + _MIX * f for m, f in zip(best, fast, strict=True))
+    else:
+        mixed = default_multipliers(form, structure)
     value = squared_bound(form, mixed)
-    if not np.isfinite(value):
-        mixed, value = best, rho
-    state.scales, state.scale_rho = mixed, value
+    if np.isfinite(value):
+        best, rho = mixed, value
+        _record_upper(state, best, np.sqrt(rho))
+    state.scales, state.scale_rho = best, rho
     state.rho = _RAISE
     cache = _rebuild(form, state)
     op = cache.operator
@@ -193,7 +189,9 @@ def start(
 
 def default_multipliers(form: Chain, structure: str):
     """Return multipliers, divided by ρ, near enough to the optimum to start from."""
-    return fast_multipliers(form, per_layer=structure == "layer")
+    if structure == "layer":
+        return fast_multipliers(form, per_layer=True)
+    return chain_start(form)
 
 
 def _single_layer(form: Chain, state: ChainState) -> ChainState:
