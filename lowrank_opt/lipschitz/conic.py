@@ -17,22 +17,18 @@ are not feasible, and its dual is repaired.
 
 from __future__ import annotations
 
+import itertools
 import math
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
-import scipy.sparse as sp
 from scipy.linalg import eigvalsh
 
 from lowrank_opt.core.serialize import register_serializable
 from lowrank_opt.lipschitz.chain_operator import ChainOperator
-from lowrank_opt.lipschitz.conic_backends import (
-    ConeData,
-    check_solver,
-    solve_cone_program,
-    svec,
-)
+from lowrank_opt.lipschitz.conic_backends import check_solver, solve_cone_program
+from lowrank_opt.lipschitz.conic_scaling import ScaledProgram
 from lowrank_opt.lipschitz.conic_starts import chain_multipliers
 from lowrank_opt.lipschitz.forms import Chain, LowRankLMI
 from lowrank_opt.lipschitz.lmi_builders import chain_lmi
@@ -193,7 +189,7 @@ def advance(form: Chain | LowRankLMI, state: ConicState) -> None:
     if state.done:
         return
     operator = _data(form, state)[1]
-    program = _Scaled(operator, state.u, state.r)
+    program = ScaledProgram(operator, state.u, state.r)
     blocks = form.widths if isinstance(form, Chain) and state.chordal else (operator.d,)
     data = program.cone_data(blocks, state.tighter)
     accuracy = 1e-6 if state.solver == "scs" else min(1e-9, max(0.01 * state.tol, 1e-11))
@@ -218,109 +214,6 @@ def advance(form: Chain | LowRankLMI, state: ConicState) -> None:
         state.message = gap + said + ("" if known else "; no multiplier proves a finite bound")
 
 
-# -- scaling ----------------------------------------------------------------------------------
-
-
-class _Scaled:
-    """The program in units in which its numbers are near one."""
-
-    def __init__(self, operator: Operator, u: NDArray[np.float64] | None, r: float) -> None:
-        self.op = operator
-        sizes = operator.sizes()
-        if u is None:
-            self.r = 1.0
-            self.D = np.ones(operator.d)
-            self.u = 1.0 / sizes
-            return
-        self.r = r
-        K = operator.adjoint(u)
-        K.flat[:: operator.d + 1] += operator.E
-        self.D = 1.0 / np.sqrt(K.diagonal())
-        floor = 1e-9 * float(np.max(np.abs(u) * sizes, initial=0.0)) / sizes
-        self.u = np.where(operator.bounded, np.maximum(u, floor), np.maximum(np.abs(u), floor))
-        self.u = np.where(self.u > 0.0, self.u, 1.0 / sizes)
-
-    def term(self, k: int) -> NDArray[np.float64]:
-        """Return u_k D A_k D."""
-        op = self.op
-        if op.M is None:
-            rows, weights = np.array([k]), np.ones(1)
-        else:
-            first, last = op.Mt.indptr[k : k + 2]
-            rows, weights = op.Mt.indices[first:last], op.Mt.data[first:last]
-        P = op.Pt[rows].toarray() if sp.issparse(op.Pt) else op.Pt[rows]
-        A = (P * self.D).T @ ((weights * self.u[k])[:, None] * (op.Qt[rows] * self.D))
-        return A + A.T
-
-    def cone_data(self, blocks: tuple[int, ...], tighter: float) -> ConeData:
-        """Return the cone program; several blocks make one cone for each neighbouring pair.
-
-        The variables are ρ, y and, with several blocks, a free symmetric matrix for each block
-        between two cones, which one of them adds and the other one subtracts.
-        """
-        op = self.op
-        E = np.diag(op.E * self.D * self.D)
-        C = op.C * np.outer(self.D, self.D) / self.r
-        ends = np.concatenate([[0], np.cumsum(blocks)])
-        cones = [(ends[i], ends[i + 2]) for i in range(len(blocks) - 1)] or [(0, op.d)]
-        columns: list[list[sp.csc_array]] = []
-        terms = [self.term(k) for k in range(op.k)]
-        constants = []
-        owner = self._owners(terms, cones)
-        for c, (a, b) in enumerate(cones):
-            zero = np.zeros((b - a) * (b - a + 1) // 2)
-            first = c == 0
-            last = c == len(cones) - 1
-            cols = [svec(E[a:b, a:b]) if first else zero]
-            cols += [svec(A[a:b, a:b]) if owner[k] == c else zero for k, A in enumerate(terms)]
-            parts = [sp.csc_array(np.column_stack(cols))]
-            parts += self._shared(blocks, c, b - a)
-            columns.append(parts)
-            constants.append(svec(C[a:b, a:b]) if last else zero)
-        matrix = sp.vstack([sp.hstack(parts) for parts in columns])
-        kept = np.flatnonzero(op.bounded)
-        n = int(matrix.shape[1])
-        nonnegative = sp.csc_array(
-            (np.full(kept.size, -1.0), (np.arange(kept.size), 1 + kept)), shape=(kept.size, n)
-        )
-        q = np.zeros(n)
-        q[0] = 1.0
-        q[1 + kept] = -tighter
-        b = np.concatenate([np.zeros(kept.size), *(-v for v in constants)])
-        A = sp.csc_array(sp.vstack([nonnegative, -matrix]))
-        return ConeData(q, A, b, kept.size, tuple(int(b - a) for a, b in cones))
-
-    @staticmethod
-    def _owners(terms: list[NDArray[np.float64]], cones: list[tuple[Any, Any]]) -> list[int]:
-        """Return the cone that contains each term."""
-        if len(cones) == 1:
-            return [0] * len(terms)
-        owner = []
-        for A in terms:
-            last = int(np.flatnonzero(A.diagonal() != 0.0)[-1])
-            owner.append(next(c for c, (_, b) in enumerate(cones) if last < b))
-        return owner
-
-    @staticmethod
-    def _shared(blocks: tuple[int, ...], c: int, order: int) -> list[sp.csc_array]:
-        """Columns of the matrices that neighbouring cones share."""
-        parts = []
-        for i in range(1, len(blocks) - 1):
-            n = blocks[i]
-            size = n * (n + 1) // 2
-            block = sp.csc_array((order * (order + 1) // 2, size))
-            if c in (i - 1, i):  # the second block of cone i - 1, the first of cone i
-                shift, sign = (order - n, -1.0) if c == i - 1 else (0, 1.0)
-                columns, rows = np.tril_indices(n)
-                rows, columns = rows + shift, columns + shift
-                at = columns * (columns + 1) // 2 + rows
-                block = sp.csc_array(
-                    (np.full(size, sign), (at, np.arange(size))), shape=block.shape
-                )
-            parts.append(block)
-        return parts
-
-
 # -- answers ----------------------------------------------------------------------------------
 
 
@@ -328,7 +221,7 @@ def _use_multipliers(
     form: Chain | LowRankLMI,
     state: ConicState,
     operator: Operator,
-    program: _Scaled,
+    program: ScaledProgram,
     answer: ConeSolution,
 ) -> None:
     """Certify, with the least share of feasible multipliers that makes them so."""
@@ -350,7 +243,7 @@ def _use_dual(
     form: Chain | LowRankLMI,
     state: ConicState,
     operator: Operator,
-    program: _Scaled,
+    program: ScaledProgram,
     answer: ConeSolution,
     blocks: tuple[int, ...],
 ) -> None:
@@ -365,7 +258,7 @@ def _use_dual(
             return
         diagonal, low = pieces
         ends = np.concatenate([[0], np.cumsum(form.widths)])
-        parts = [D[a:b] for a, b in zip(ends, ends[1:], strict=False)]
+        parts = [D[a:b] for a, b in itertools.pairwise(ends)]
         diagonal = [X * np.outer(d, d) for X, d in zip(diagonal, parts, strict=True)]
         low = [
             X * np.outer(d, e) for X, d, e in zip(low, parts, parts[1:], strict=False)
@@ -393,9 +286,9 @@ def _glued(
     """
     if len(blocks) == 1:
         ends = np.concatenate([[0], np.cumsum(widths)])
-        at = [slice(a, b) for a, b in zip(ends, ends[1:], strict=False)]
+        at = [slice(a, b) for a, b in itertools.pairwise(ends)]
         X = duals[0]
-        return [X[s, s] for s in at], [X[s, t] for s, t in zip(at, at[1:], strict=False)]
+        return [X[s, s] for s in at], [X[s, t] for s, t in itertools.pairwise(at)]
     n = widths[0]
     diagonal, low = [duals[0][:n, :n]], []
     for X, n in zip(duals, widths, strict=False):
@@ -474,7 +367,8 @@ def _data(form: Chain | LowRankLMI, state: ConicState) -> tuple[LowRankLMI, Oper
     if state.cache is None:
         lmi = chain_lmi(form) if isinstance(form, Chain) else form
         state.cache = (lmi, Operator(lmi))
-    return state.cache  # type: ignore[no-any-return]
+    data: tuple[LowRankLMI, Operator] = state.cache
+    return data
 
 
 def _single(form: Chain, state: ConicState) -> ConicState:

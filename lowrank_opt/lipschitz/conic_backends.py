@@ -6,6 +6,7 @@ column by column, entries off the diagonal times √2.
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -172,7 +173,7 @@ def _split(data: ConeData, z: NDArray[np.float64]) -> list[NDArray[np.float64]]:
 
 
 def _clarabel(data: ConeData, accuracy: float) -> ConeSolution:
-    import clarabel
+    clarabel: Any = importlib.import_module("clarabel")
 
     settings = clarabel.DefaultSettings()
     settings.verbose = False
@@ -191,7 +192,7 @@ def _clarabel(data: ConeData, accuracy: float) -> ConeSolution:
 
 
 def _scs(data: ConeData, accuracy: float) -> ConeSolution:
-    import scs
+    scs: Any = importlib.import_module("scs")
 
     # Lower triangles column by column: the same entries in another order.
     order, first = [np.arange(data.n_nonnegative)], data.n_nonnegative
@@ -221,7 +222,7 @@ def _scs(data: ConeData, accuracy: float) -> ConeSolution:
 def _through_cvxpy(data: ConeData, solver: str) -> ConeSolution:
     import warnings
 
-    import cvxpy as cp
+    cp: Any = importlib.import_module("cvxpy")
 
     x = cp.Variable(data.q.size)
     rest = data.b - data.A @ x

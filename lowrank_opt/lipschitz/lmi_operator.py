@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Operator", "cholesky", "inverse"]
 
+_MARGIN = 1e-4  # least pivot with which a start is well inside
 _SPARSE = 0.1  # share of nonzeros below which products with P use its zeros
 
 
@@ -153,10 +154,21 @@ class Operator:
         """Return the best ρ that equal multipliers of some size prove, and them."""
         rho, best = math.inf, None
         for power in range(5):
-            r, u = self.certify(10.0**-power * self.bounded / self.sizes())
-            if r < rho:
+            trial = 10.0**-power * self.bounded / self.sizes()
+            r, u = self.certify(trial)
+            if r < rho and self._margin(trial) > _MARGIN:
                 rho, best = r, u
         return rho, best
+
+    def _margin(self, u: NDArray[np.float64]) -> float:
+        """Return the smallest pivot of E + A*(u), relative to its diagonal, without a border."""
+        K = self.adjoint(u)
+        K.flat[:: self.d + 1] += self.E
+        if self.norm == "linf":
+            rest = np.delete(np.arange(self.d), self.inputs[-1])
+            K = K[np.ix_(rest, rest)]
+        factor = cholesky(K)
+        return 0.0 if factor is None else float(np.min(factor.diagonal() ** 2 / K.diagonal()))
 
     def _certify_inputs(self, u: NDArray[np.float64]) -> tuple[float, NDArray[np.float64] | None]:
         """Largest eigenvalue of C relative to E + A*(u)."""
