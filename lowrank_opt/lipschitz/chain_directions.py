@@ -138,7 +138,7 @@ def directions(op: ChainOperator, point: Point, t: Transfers) -> Parts | None:
     dy = solver(rhs)
 
     def part(dy, base, base_x):
-        """dX = base - sym(X dS Z), dx = base_x - x du / u."""
+        """Complete dy: dX = base - sym(X dS Z), dx = base_x - x du / u."""
         D, D_low = op.blocks(dy[0], dy[1:], output=False)
         p = product(t, D, D_low)
         dX = []
