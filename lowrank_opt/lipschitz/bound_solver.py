@@ -67,6 +67,7 @@ class BoundSolver(Solver):
 
     requires = (HasNetwork,)
     monotone = True
+    each_output: bool = False
     proof_kind = "multipliers"
 
     @abc.abstractmethod
@@ -113,8 +114,7 @@ class BoundSolver(Solver):
             state.nit += 1
             state.count(**{k: v - before.get(k, 0) for k, v in state.engine.counts.items()})
             self._note(problem, state)
-            if state.engine.done:
-                self._next(problem, state)
+            self._next(problem, state)
             self._settle(state)
             if state.residual <= self.tol:
                 break
@@ -135,11 +135,14 @@ class BoundSolver(Solver):
         """Go on with the part of the largest bound that is not settled."""
         while True:
             if state.current >= 0:
-                if not state.engine.done:
+                if state.engine.done:
+                    state.done[state.current] = state.engine.done
+                    if state.engine.done != "converged":
+                        state.message = str(state.engine.message)
+                elif self._beaten(state):
+                    state.done[state.current] = "skipped"
+                else:
                     return
-                state.done[state.current] = state.engine.done
-                if state.engine.done != "converged":
-                    state.message = str(state.engine.message)
             state.current, state.engine = -1, None
             # Only the largest part counts: those below a bound that cannot be improved are done.
             floor = max(state.lowers, default=0.0)
@@ -147,12 +150,18 @@ class BoundSolver(Solver):
             floor = max([floor, *(u for u in settled if u < math.inf)])
             waiting = [k for k, d in enumerate(state.done) if not d]
             for k in waiting:
-                if state.uppers[k] <= floor and state.starts[k] is None:
+                # A part that was given a start has its own numbers looked at once.
+                if state.uppers[k] <= floor and state.starts[k] is None and not self.each_output:
                     state.done[k] = "skipped"
             waiting = [k for k in waiting if not state.done[k]]
             if not waiting:
                 return
             self._begin(problem, state, max(waiting, key=lambda k: state.uppers[k]))
+
+    def _beaten(self, state: Any) -> bool:
+        """Return whether another part has a bound that the current one can no longer reach."""
+        others = [v for k, v in enumerate(state.lowers) if k != state.current]
+        return not self.each_output and state.uppers[state.current] <= max(others, default=0.0)
 
     def _note(self, problem: Any, state: Any) -> None:
         """Take over what the engine has proved so far."""
@@ -174,6 +183,8 @@ class BoundSolver(Solver):
         good = all(d in ("converged", "skipped") for d in state.done)
         if upper == 0.0 or (ended and good and lower == 0.0):
             state.residual = 0.0
+        elif self.each_output and not ended:
+            state.residual = 1.0
         elif lower > 0.0 and math.isfinite(upper):
             state.residual = max(0.0, 1.0 - lower / upper)
         else:

@@ -36,7 +36,10 @@ __all__ = ["Part", "Stack", "parts_of", "stack_of"]
 
 _DENSE_LIMIT = 64_000_000  # entries of a weight matrix
 _AFFINE_LIMIT = 2500  # variables up to which affine neurons are eliminated
-_WIDEN = 0.05  # relative width given to the slopes of affine neurons beyond it
+# Slopes of a narrower range (relative to the larger) are affine as far as a chain is concerned,
+# whose matrix has h as a variable: eliminated or centred up to the limit, widened beyond it.
+_NARROW = 0.1
+_FINEST = 1e-9
 
 
 @dataclass(frozen=True, eq=False)
@@ -201,6 +204,8 @@ def _scaled(stack: Stack) -> Stack:
         ratio = low / high
         exact = ratio * high == low
         ratio = np.where(exact, ratio, np.maximum(np.nextafter(ratio, -np.inf), -1.0))
+        # A range as narrow as rounding would only make the inequality ill-posed.
+        ratio = np.where((ratio < 1.0) & (ratio > 1.0 - _FINEST), 1.0 - _FINEST, ratio)
         layers[i] = (ratio, np.ones_like(high))
     return Stack(tuple(weights), tuple(layers))
 
@@ -281,22 +286,22 @@ def _bind(make: Callable[..., Part], *args: object) -> Callable[[], Part]:
     return lambda: make(*args)
 
 
-def _has_affine(stack: Stack) -> bool:
+def _has_narrow(stack: Stack) -> bool:
     return any(
-        not isinstance(layer, Group) and bool(np.any(layer[0] == layer[1]))
+        not isinstance(layer, Group) and bool(np.any(layer[1] - layer[0] < _NARROW * layer[1]))
         for layer in stack.layers
     )
 
 
 def _widened(stack: Stack) -> Stack:
-    """Give affine neurons some width of slopes, where there are too many to eliminate."""
+    """Give nearly affine neurons some width of slopes, where there are too many to eliminate."""
     layers: list[Layer] = []
     for layer in stack.layers:
         if isinstance(layer, Group):
             layers.append(layer)
         else:
             alpha, beta = layer
-            layers.append((np.where(alpha == beta, alpha - _WIDEN, alpha), beta))
+            layers.append((np.minimum(alpha, (1.0 - _NARROW) * beta), beta))
     return Stack(stack.weights, tuple(layers))
 
 
@@ -307,7 +312,7 @@ def _part_l2(stack: Stack) -> Part:
     weights, scale = _normalised(stack.weights)
     if not stack.layers:
         return Part(Chain((weights[0],), (), scale), None, product)
-    if stack.kind == "slopes" and _has_affine(stack):
+    if stack.kind == "slopes" and _has_narrow(stack):
         d = weights[0].shape[1] + sum(len(W) for W in weights[:-1])
         if d <= _AFFINE_LIMIT:
             return Part(_mixed(weights, stack.layers, "l2", scale), None, product)

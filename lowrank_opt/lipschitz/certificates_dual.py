@@ -8,6 +8,7 @@ say how good a bound is, not whether it is one.
 
 from __future__ import annotations
 
+import itertools
 import math
 from typing import TYPE_CHECKING
 
@@ -60,7 +61,7 @@ def chain_lower(chain: Chain, dual: Sequence[Values]) -> float:
         Without the scale; 0 if the blocks prove nothing.
     """
     n = [W.shape[1] for W in chain.weights]
-    shapes = [(k, k) for k in n] + list(zip(n[:-1], n[1:], strict=True))
+    shapes = [(k, k) for k in n] + list(itertools.pairwise(n))
     if [np.shape(X) for X in dual] != shapes:
         return 0.0
     D, off = list(dual[: len(n)]), list(dual[len(n) :])

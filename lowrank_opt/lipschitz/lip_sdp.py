@@ -59,6 +59,9 @@ class LipSDP(BoundSolver):
         hidden neurons, then first order.
     chordal : bool, default=True
         For the conic solvers: one small inequality for each layer instead of a large one.
+    each_output : bool, default=False
+        For the norms "linf" and "l1": bring the bound of every output (input) to `tol`, for
+        ``Result.per_output``, instead of only the largest.
     tol : float, default=1e-6
         Relative gap of the bound: ``1 - lower / upper``, with the dual value of the program as
         lower bound. For ``"first_order"``: relative decrease at which it stops.
@@ -120,6 +123,7 @@ class LipSDP(BoundSolver):
             )
         ],
         "chordal": ["boolean"],
+        "each_output": ["boolean"],
     }
 
     def __init__(
@@ -128,6 +132,7 @@ class LipSDP(BoundSolver):
         structure: str = "neuron",
         method: str = "auto",
         chordal: bool = True,
+        each_output: bool = False,
         tol: float = 1e-6,
         max_iter: int = 2000,
         max_time: float | None = None,
@@ -136,6 +141,7 @@ class LipSDP(BoundSolver):
         self.structure = structure
         self.method = method
         self.chordal = chordal
+        self.each_output = each_output
         self.tol = tol
         self.max_iter = max_iter
         self.max_time = max_time
@@ -146,6 +152,11 @@ class LipSDP(BoundSolver):
         if self.structure in _COUPLED:
             raise ParameterError(f"LipSDP: {_INVALID.format(value=self.structure)}")
         super().check(problem)
+        if self.structure == "layer" and self.method not in ("auto", "interior_point"):
+            raise ParameterError(
+                f"LipSDP: structure='layer' is solved by method='interior_point' (or 'auto'), not "
+                f"by {self.method!r}"
+            )
         if self.structure == "layer" and problem.family != "slopes":
             raise ParameterError(
                 "LipSDP: structure='layer' is for feed-forward networks with element-wise "
@@ -169,7 +180,8 @@ class LipSDP(BoundSolver):
         """
         if self.method != "auto":
             return self.method
-        if isinstance(part.form, Chain) and part.form.n_hidden > LARGEST_INTERIOR_POINT:
+        large = isinstance(part.form, Chain) and part.form.n_hidden > LARGEST_INTERIOR_POINT
+        if large and self.structure == "neuron":
             return "first_order"
         return "interior_point"
 
@@ -183,7 +195,7 @@ class LipSDP(BoundSolver):
         if method == "first_order" and isinstance(form, Chain):
             from lowrank_opt.lipschitz import first_order
 
-            return first_order, {"structure": self.structure}
+            return first_order, {}
         if method in ("interior_point", "first_order"):
             from lowrank_opt.lipschitz import lmi_interior_point
 

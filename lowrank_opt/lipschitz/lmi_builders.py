@@ -34,6 +34,9 @@ __all__ = [
 ]
 
 
+_NARROW = 0.5  # width of a range of slopes, relative to the larger, below which it is centred
+
+
 class _Assembly:
     """Collects variables, signals and terms.
 
@@ -80,13 +83,26 @@ class _Assembly:
     def slopes(
         self, z: NDArray[np.float64], alpha: NDArray[np.float64], beta: NDArray[np.float64]
     ) -> NDArray[np.float64]:
-        """Apply neurons with slopes between alpha and beta; where they agree it is a product."""
+        """Apply neurons with slopes between alpha and beta; where they agree it is a product.
+
+        For a narrow range of slopes the variable is not the value h but v in h = c z + sqrt(η) v,
+        with the mean slope c and half the width η: the term v² - η z² stays well scaled as the
+        neuron becomes affine.
+        """
         curved = np.flatnonzero(alpha < beta)
         new = self.variables(curved.size)
         z = self.widen(z)
         h = alpha[:, None] * z
         h[curved] = new
-        self.sector(new, z[curved], alpha[curved], beta[curved])
+        z, alpha, beta = z[curved], alpha[curved][:, None], beta[curved][:, None]
+        P, Q = new - alpha * z, new - beta * z
+        narrow = (beta - alpha)[:, 0] < _NARROW * np.maximum(np.abs(alpha), np.abs(beta))[:, 0]
+        if narrow.any():
+            z, new = z[narrow], new[narrow]
+            root = np.sqrt(0.5 * (beta - alpha)[narrow])
+            h[curved[narrow]] = 0.5 * (alpha + beta)[narrow] * z + root * new
+            P[narrow], Q[narrow] = 0.5 * (new - root * z), new + root * z
+        self.terms(P, Q, np.arange(curved.size), curved.size)
         return h
 
     def sector(

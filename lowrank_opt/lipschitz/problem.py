@@ -231,7 +231,10 @@ class LipschitzProblem(Problem):
         if self._sampled is None:
             from lowrank_opt.lipschitz.sampled import sampled_lower_bound
 
-            self._sampled = sampled_lower_bound(self.network, self.norm, self.region)
+            try:
+                self._sampled = sampled_lower_bound(self.network, self.norm, self.region)
+            except ProblemError:  # an implicit network without equilibrium: nothing was seen
+                self._sampled = (0.0, None)
         return float(self._sampled[0])
 
     def auto_solver(self) -> tuple[str, dict[str, Any]]:
