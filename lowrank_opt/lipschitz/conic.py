@@ -26,6 +26,7 @@ import numpy as np
 from scipy.linalg import eigvalsh
 
 from lowrank_opt.core.serialize import register_serializable
+from lowrank_opt.core.threads import thread_limit
 from lowrank_opt.lipschitz.chain_operator import ChainOperator
 from lowrank_opt.lipschitz.conic_backends import check_solver, solve_cone_program
 from lowrank_opt.lipschitz.conic_scaling import ScaledProgram
@@ -193,7 +194,8 @@ def advance(form: Chain | LowRankLMI, state: ConicState) -> None:
     blocks = form.widths if isinstance(form, Chain) and state.chordal else (operator.d,)
     data = program.cone_data(blocks, state.tighter)
     accuracy = 1e-6 if state.solver == "scs" else min(1e-9, max(0.01 * state.tol, 1e-11))
-    answer = solve_cone_program(data, state.solver, accuracy)
+    with thread_limit(None, blas=1):  # the packages' own matrices are small
+        answer = solve_cone_program(data, state.solver, accuracy)
     state.nit += 1
     name = f"{state.solver}_iterations"
     state.counts[name] = state.counts.get(name, 0) + answer.iterations

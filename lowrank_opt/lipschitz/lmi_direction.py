@@ -10,11 +10,10 @@ import numpy as np
 from scipy.linalg import lapack
 
 from lowrank_opt.core.serialize import register_serializable
+from lowrank_opt.lipschitz.lmi_cuts import ConeSteps
 from lowrank_opt.lipschitz.lmi_operator import cholesky, inverse
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from numpy.typing import NDArray
 
     from lowrank_opt.lipschitz.lmi_operator import Operator
@@ -55,37 +54,28 @@ class Point:
 
 @dataclass
 class _Part:
-    """A direction: change of ρ, y, S, X and x."""
+    """A part of a direction: change of ρ, y and x; S and X of it are in `ConeSteps`."""
 
     rho: float
     y: NDArray[np.float64]
-    S: NDArray[np.float64]
-    X: NDArray[np.float64]
     x: NDArray[np.float64]
-
-    def plus(self, other: _Part, weight: float) -> _Part:
-        return _Part(
-            self.rho + weight * other.rho,
-            self.y + weight * other.y,
-            self.S + weight * other.S,
-            self.X + weight * other.X,
-            self.x + weight * other.x,
-        )
 
 
 class _Iteration:
-    """Factors and products that the three parts of a direction share."""
+    """Factors, products and parts of one direction."""
 
     def __init__(self, operator: Operator, point: Point, counts: dict[str, int]) -> None:
         self.op, self.point, self.counts = operator, point, counts
-        self.S = operator.slack(point.rho, point.y)
+        S = operator.slack(point.rho, point.y)
+        self.S, self.X = ConeSteps(S, counts), ConeSteps(point.X, counts)
+        self.parts: list[_Part] = []
         self.bounded = operator.bounded
         self.mu = 0.0
 
     def prepare(self) -> bool:
         """Invert S and factor the Schur matrix; False if that fails."""
         op, point = self.op, self.point
-        factor = self.cholesky(self.S)
+        factor = self.cholesky(self.S.M)
         if factor is None:
             return False
         self.Z = inverse(factor)
@@ -109,11 +99,12 @@ class _Iteration:
                 break
         else:
             return False
-        trace, values = op.trace(point.X), op.values(point.X)
+        self.trace, self.values = op.trace(point.X), op.values(point.X)
+        self.output = float(np.vdot(op.C, point.X))
         # Does the matrix satisfy the inequalities of the dual, apart from rounding?
-        rest = np.abs(values + point.x) * np.where(k, 1.0, np.abs(point.y))
-        self.feasible = bool(np.all(rest[k] <= 0.5 * point.x[k]) and abs(trace - 1.0) < 0.1)
-        gap = point.rho * trace + float(point.y @ values) - float(np.vdot(op.C, point.X))
+        rest = np.abs(self.values + point.x)[k]
+        self.feasible = bool(np.all(rest <= 0.5 * point.x[k]) and abs(self.trace - 1.0) < 0.1)
+        gap = point.rho * self.trace + float(point.y @ self.values) - self.output
         self.nu = op.d + int(k.sum())
         self.mu = (gap + float(point.x @ point.y)) / self.nu
         return True
@@ -136,152 +127,133 @@ class _Iteration:
     def maps(self, X: NDArray[np.float64]) -> NDArray[np.float64]:
         return np.concatenate([[self.op.trace(X)], self.op.values(X)])
 
-    def part(
-        self, rhs: NDArray[np.float64], X: NDArray[np.float64], x: NDArray[np.float64]
-    ) -> _Part:
-        """Direction whose multipliers solve the Schur system and whose X starts from `X`."""
+    def add(self, rhs: NDArray[np.float64], X: NDArray[np.float64], x: NDArray[np.float64]) -> None:
+        """Add a part whose multipliers solve the Schur system and whose X starts from `X`."""
         dy = self.solve(rhs)
         dS = self.op.adjoint(dy[1:])
         dS.flat[:: self.op.d + 1] += dy[0] * self.op.E
         T = self.point.X @ dS @ self.Z
-        dX = X - 0.5 * (T + T.T)
         dx = np.where(self.bounded, x - self.point.x * dy[1:] * self.inverse_y, 0.0)
-        return _Part(float(dy[0]), dy[1:], dS, dX, dx)
+        self.S.add(dS)
+        self.X.add(X - 0.5 * (T + T.T))
+        self.parts.append(_Part(float(dy[0]), dy[1:], dx))
 
-    def affine(self) -> _Part:
+    def affine(self) -> None:
         rhs = np.zeros(self.op.k + 1)
         rhs[0] = -1.0
-        return self.part(rhs, -self.point.X, -self.point.x)
+        self.add(rhs, -self.point.X, -self.point.x)
 
-    def centring(self) -> _Part:
+    def centring(self) -> None:
         rhs = self.maps(self.Z)
         rhs[1:] += self.inverse_y
-        return self.part(self.mu * rhs, self.mu * self.Z, self.mu * self.inverse_y)
+        self.add(self.mu * rhs, self.mu * self.Z, self.mu * self.inverse_y)
 
-    def corrector(self, affine: _Part) -> _Part:
-        T = affine.X @ affine.S @ self.Z
+    def corrector(self) -> None:
+        affine = self.parts[0]
+        T = self.X.parts[0] @ self.S.parts[0] @ self.Z
         K = 0.5 * (T + T.T)
         k = affine.x * affine.y * self.inverse_y
         rhs = -self.maps(K)
         rhs[1:] -= k
-        return self.part(rhs, -K, -k)
+        self.add(rhs, -K, -k)
 
     # -- steps ------------------------------------------------------------------------------
+
+    def combined(self, s: float, r: float) -> _Part:
+        """Return affine + s centring + r corrector, without matrices."""
+        total = self.parts[0]
+        for weight, part in zip((s, r), self.parts[1:], strict=False):
+            total = _Part(
+                total.rho + weight * part.rho,
+                total.y + weight * part.y,
+                total.x + weight * part.x,
+            )
+        return total
 
     def ratio(self, v: NDArray[np.float64], dv: NDArray[np.float64]) -> float:
         """Distance to the boundary of the positive orthant."""
         down = self.bounded & (dv < 0.0)
         return float(np.min(-v[down] / dv[down], initial=math.inf))
 
-    def inside(self, part: _Part, step: float) -> bool:
-        """Whether both the primal and the dual point are strictly feasible."""
-        point = self.point
-        if min(self.ratio(point.y, part.y), self.ratio(point.x, part.x)) <= step:
-            return False
-        if self.cholesky(self.S + step * part.S) is None:
-            return False
-        return self.cholesky(point.X + step * part.X) is not None
+    def ratios(self, s: float, r: float) -> tuple[float, float]:
+        part = self.combined(s, r)
+        return self.ratio(self.point.x, part.x), self.ratio(self.point.y, part.y)
 
-    def length(
-        self, M: NDArray[np.float64], dM: NDArray[np.float64], most: float, factor: float
-    ) -> float:
-        """Step of at most one that stays inside the cone, and `factor` of the distance to it."""
-
-        def passes(t: float) -> bool:
-            return self.cholesky(M + t * dM) is not None
-
-        most = min(1.0, factor * most)
-        return min(most, factor * _distance(passes, most / factor))
-
-    def lengths(self, part: _Part, factor: float) -> tuple[float, float]:
+    def lengths(self, s: float, r: float, factor: float) -> tuple[float, float]:
         """Primal (X, x) and dual (ρ, y, S) step."""
-        point = self.point
-        primal = self.length(point.X, part.X, self.ratio(point.x, part.x), factor)
-        dual = self.length(self.S, part.S, self.ratio(point.y, part.y), factor)
-        return primal, dual
+        primal, dual = self.ratios(s, r)
+        return self.X.length(s, r, primal, factor), self.S.length(s, r, dual, factor)
 
-    def mu_after(self, part: _Part, primal: float, dual: float) -> float:
-        point, op = self.point, self.op
-        X, y = point.X + primal * part.X, point.y + dual * part.y
-        rho = point.rho + dual * part.rho
-        gap = rho * op.trace(X) + float(y @ op.values(X)) - float(np.vdot(op.C, X))
+    def inside(self, s: float, r: float, step: float) -> bool:
+        """Whether both the primal and the dual point are strictly feasible after a step."""
+        if min(self.ratios(s, r)) <= step or self.X.bound(s, r) <= step:
+            return False
+        return self.S.inside(s, r, step) and self.X.inside(s, r, step)
+
+    def mu_after(self, primal: float, dual: float) -> float:
+        """Return the mean complementarity after steps along the affine part."""
+        point, op, part, dX = self.point, self.op, self.parts[0], self.X.parts[0]
+        y, rho = point.y + dual * part.y, point.rho + dual * part.rho
+        gap = rho * (self.trace + primal * op.trace(dX))
+        gap += float(y @ (self.values + primal * op.values(dX)))
+        gap -= self.output + primal * float(np.vdot(op.C, dX))
         return (gap + float((point.x + primal * part.x) @ y)) / self.nu
 
 
-def _distance(passes: Callable[[float], bool], start: float) -> float:
-    """Largest step that was seen to pass, at most `start`, to about two percent."""
-    low, high = start, math.inf
-    while not passes(low):
-        high, low = low, 0.7 * low
-        if low < 1e-9:
-            return 0.0
-    if math.isfinite(high):
-        for _ in range(4):
-            middle = 0.5 * (low + high)
-            low, high = (middle, high) if passes(middle) else (low, middle)
-    return low
+_Choice = tuple[float, float, tuple[float, float]]  # weights s and r, steps
 
 
-def _direction(it: _Iteration) -> tuple[_Part, tuple[float, float]]:
-    """Combine the parts; return the direction and its steps."""
-    affine = it.affine()
-    centring, corrector = it.centring(), it.corrector(affine)
-    primal, dual = it.lengths(affine, 0.98)
+def _direction(it: _Iteration) -> _Choice:
+    """Return the weights of centring and corrector, and the steps."""
+    it.affine()
+    primal, dual = it.lengths(0.0, 0.0, 0.98)
     affine_step = min(primal, dual)
-    ratio = max(it.mu_after(affine, primal, dual), 0.0) / it.mu
+    ratio = max(it.mu_after(primal, dual), 0.0) / it.mu
     sigma = min(max(ratio ** max(1.0, 3.0 * affine_step**2), 1e-6), 1.0)
-    part = affine.plus(centring, sigma).plus(corrector, 1.0)
-    steps = it.lengths(part, 0.95)
+    it.centring()
+    it.corrector()
+    steps = it.lengths(sigma, 1.0, 0.95)
+    correctors = (1.0, affine_step, 0.0)
     if not it.feasible and steps[0] < 1.0:
-        full = _full_primal_step(it, affine, centring, corrector, sigma, affine_step)
+        full = _full_primal_step(it, sigma, correctors)
         if full is not None:
             return full
     present = min(steps)
-    if present >= 0.8:
-        return part, steps
+    if present >= _LEVELS[0]:
+        return sigma, 1.0, steps
+    gain = (1.0 - sigma) * present * min(1.0, 2.0 * present)
     for level in _LEVELS:
         if level <= present:
             break
-        for s in _SIGMAS:
-            centred = affine.plus(centring, s)
-            for t in (1.0, affine_step, 0.0):
-                trial = centred.plus(corrector, t)
-                if not it.inside(trial, level):
-                    continue
-                gain = (1.0 - s) * level * min(1.0, 2.0 * level)
-                if gain > (1.0 - sigma) * present * min(1.0, 2.0 * present):
-                    return trial, it.lengths(trial, 0.95)
-                return part, steps
-    return part, steps
+        worth = [s for s in _SIGMAS if (1.0 - s) * level * min(1.0, 2.0 * level) > gain]
+        # What the most centred direction cannot reach, hardly any other one does.
+        if not worth or not any(it.inside(worth[-1], r, level) for r in correctors[::-1]):
+            continue
+        for s in worth:
+            for r in correctors:
+                if it.inside(s, r, level):
+                    return s, r, it.lengths(s, r, 0.95)
+    return sigma, 1.0, steps
 
 
 def _full_primal_step(
-    it: _Iteration,
-    affine: _Part,
-    centring: _Part,
-    corrector: _Part,
-    sigma: float,
-    affine_step: float,
-) -> tuple[_Part, tuple[float, float]] | None:
-    """Direction with more centring whose full step makes X feasible, if there is one.
+    it: _Iteration, sigma: float, correctors: tuple[float, ...]
+) -> _Choice | None:
+    """Return weights with more centring whose full step makes X feasible, if there are any.
 
     Otherwise the residuals of the dual and its slacks can shrink at the same rate for ever, and X
     never proves a bound.
     """
-    point = it.point
     for s in _FULL:
         if s <= sigma:
             continue
-        centred = affine.plus(centring, s)
-        for t in (1.0, affine_step, 0.0):
-            trial = centred.plus(corrector, t)
-            if it.ratio(point.x, trial.x) < 1.05:
+        for r in correctors:
+            primal, dual = it.ratios(s, r)
+            if primal < 1.05 or not it.X.inside(s, r, 1.05):
                 continue
-            if it.cholesky(point.X + 1.05 * trial.X) is None:
-                continue
-            dual = it.length(it.S, trial.S, it.ratio(point.y, trial.y), 0.95)
-            if dual > 0.1:
-                return trial, (1.0, dual)
+            step = it.S.length(s, r, dual, 0.95)
+            if step > 0.1:
+                return s, r, (1.0, step)
     return None
 
 
@@ -306,8 +278,9 @@ def iterate(operator: Operator, point: Point, counts: dict[str, int]) -> bool:
     if not it.prepare() or not it.mu > 0.0:
         point.steps = (0.0, 0.0)
         return False
-    part, (primal, dual) = _direction(it)
-    X = point.X + primal * part.X
+    s, r, (primal, dual) = _direction(it)
+    part = it.combined(s, r)
+    X = point.X + primal * it.X.direction(s, r)
     point.X = 0.5 * (X + X.T)
     point.x = point.x + primal * part.x
     point.rho += dual * part.rho

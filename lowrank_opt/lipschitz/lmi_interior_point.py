@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 
 from lowrank_opt.core.serialize import register_serializable
+from lowrank_opt.core.threads import thread_limit
 from lowrank_opt.lipschitz.lmi_direction import Point, iterate
 from lowrank_opt.lipschitz.lmi_operator import Operator, cholesky, inverse
 
@@ -39,6 +40,7 @@ _SHORT = 1e-4  # steps below this make no progress
 _MAX_SHORT = 3
 _FEASIBLE = 1e-9  # smallest eigenvalue, relative to one, that counts as feasible
 _FIRST_PHASE = 60
+_SMALL = 400  # order of matrices from which more than one thread pays
 
 
 @register_serializable
@@ -129,6 +131,16 @@ def start(
     InteriorPointState
         Already done when the given pair is good enough.
     """
+    with thread_limit(None, blas=_threads(form)):
+        return _start(form, tol, multipliers, dual)
+
+
+def _start(
+    form: LowRankLMI,
+    tol: float,
+    multipliers: tuple[NDArray[np.float64], ...] | None,
+    dual: tuple[NDArray[np.float64], ...] | None,
+) -> InteriorPointState:
     state = InteriorPointState(tol=tol)
     plain = _operators(form, state)[0]
     if not form.C.any():
@@ -162,15 +174,24 @@ def advance(form: LowRankLMI, state: InteriorPointState) -> None:
     """
     if state.done or state.point is None:
         return
+    with thread_limit(None, blas=_threads(form)):
+        _advance(form, state, state.point)
+
+
+def _threads(form: LowRankLMI) -> int | None:
+    """One thread for matrices on which several of them only wait for each other."""
+    return 1 if form.E.size < _SMALL else None
+
+
+def _advance(form: LowRankLMI, state: InteriorPointState, point: Point) -> None:
     plain, operator = _operators(form, state)
-    if not iterate(operator, state.point, state.counts):
+    if not iterate(operator, point, state.counts):
         state.short = _MAX_SHORT
     state.nit += 1
-    state.short = state.short + 1 if max(state.point.steps) < _SHORT else 0
+    state.short = state.short + 1 if max(point.steps) < _SHORT else 0
     if state.phase == 1:
         _first_phase(form, state, plain, operator)
         return
-    point = state.point
     _note_upper(form, state, operator, point.y / point.rho, state.unit)
     rho = state.upper if form.norm == "linf" else state.upper**2
     _note_lower(form, state, operator, point.X, state.unit, rho / state.unit)

@@ -64,7 +64,7 @@ def solved(form, **options):
     (y,) = state.multipliers
     rho = state.upper if form.norm == "linf" else state.upper**2
     S = np.diag(form.E) + sum((c * A for c, A in zip(y, terms, strict=True)), -form.C / rho)
-    assert np.linalg.eigvalsh(S)[0] >= -1e-12 * np.abs(S).max()
+    assert np.linalg.eigvalsh(S)[0] >= -1e-12 * max(1.0, np.abs(form.C).max() / rho)
     assert np.all(y[~form.free] >= 0.0)
     (X,) = state.dual
     assert np.linalg.eigvalsh(X)[0] >= 0.0
