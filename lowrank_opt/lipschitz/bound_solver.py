@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import abc
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -93,11 +93,10 @@ class BoundSolver(Solver):
         if x0 is not None:
             starts = list(check_start(type(self).__name__, x0, n))
         state = BoundState(
-            uppers=[math.inf] * n, lowers=[0.0] * n, proofs=[BoundProof("product")] * n,
+            uppers=[problem.part(k).product for k in range(n)], lowers=[0.0] * n,
             done=[""] * n, methods=["product of norms"] * n, starts=starts,
         )  # fmt: skip
-        for k in range(n):
-            state.uppers[k] = problem.part(k).product
+        state.proofs = [BoundProof("product", bound=u) for u in state.uppers]
         self._next(problem, state)
         self._settle(state)
         return state
@@ -170,10 +169,12 @@ class BoundSolver(Solver):
         scale = part.form.scale
         if engine.multipliers is not None and engine.upper * scale <= state.uppers[k]:
             state.uppers[k] = engine.upper * scale
-            state.proofs[k] = BoundProof(self.proof_kind, engine.multipliers, engine.dual)
+            state.proofs[k] = BoundProof(
+                self.proof_kind, engine.multipliers, engine.dual, bound=state.uppers[k]
+            )
             state.methods[k] = self.method_name(problem, part)
         elif engine.dual is not None and state.proofs[k].kind == self.proof_kind:
-            state.proofs[k] = BoundProof(self.proof_kind, state.proofs[k].multipliers, engine.dual)
+            state.proofs[k] = replace(state.proofs[k], dual=engine.dual)
         state.lowers[k] = max(state.lowers[k], engine.lower * scale)
 
     def _settle(self, state: Any) -> None:
@@ -203,7 +204,7 @@ class BoundSolver(Solver):
         """Return the proof of the best bound so far."""
         if problem.n_parts == 1:
             return state.proofs[0]
-        return BoundProof("parts", parts=tuple(state.proofs))
+        return BoundProof("parts", parts=tuple(state.proofs), bound=max(state.uppers))
 
     def fields(
         self, problem: Any, state: Any, x: Any, certificate: Certificate | None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -35,9 +36,19 @@ class BoundProof:
         statement about optimality.
     parts : tuple of BoundProof
         Proofs of the parts of a problem that has several (one for each output, say).
+    bound : float, default=nan
+        The bound that the solver saw, for display; no check reads it.
     """
 
     kind: str
     multipliers: tuple[NDArray[np.float64], ...] = ()
     dual: tuple[NDArray[np.float64], ...] | None = None
     parts: tuple[BoundProof, ...] = ()
+    bound: float = math.nan
+
+    def __repr__(self) -> str:
+        value = "" if math.isnan(self.bound) else f", bound {self.bound:.7g}"
+        if self.kind == "parts":
+            return f"BoundProof({len(self.parts)} parts{value})"
+        dual = ", with dual" if self.dual is not None else ""
+        return f"BoundProof({self.kind}{value}{dual})"
