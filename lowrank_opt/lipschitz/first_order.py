@@ -130,7 +130,7 @@ def start(
     tol : float
         The last phase ends when the bound fell by less than this part in 15 iterations.
     multipliers : sequence of ndarray of shape (n_i,) or None, default=None
-        Where to begin, divided by ρ; ``None``: the closed form of ECLipsE-Fast.
+        Where to begin, divided by ρ; ``None``: a guess from sums of squared weights.
     dual : object, default=None
         Not used.
     phases : tuple of int or None, default=None
@@ -145,19 +145,20 @@ def start(
     recursion = SlopeRecursion(form)
     if phases is None:
         first = 0 if len(form.weights) <= _DEEP else 1
-        phases = _PHASES[first:] if multipliers is None else _PHASES[-2:]
+        phases = _PHASES[first:] if multipliers is None else _PHASES[-1:]
     state = FirstOrderState(tol=tol, phases=tuple(phases), cache=recursion)
     if recursion.n_layers == 0:
         state.upper = state.lower = float(np.linalg.norm(form.weights[0], 2))
         state.done = "converged"
         return state
-    state.x = np.zeros(recursion.size)
-    if multipliers is not None:
+    if multipliers is None:
+        state.x = recursion.guess(phases[0])
+    else:
         state.x = recursion.locate(multipliers, phases[0])
     state.steps = np.zeros((_MEMORY, recursion.size))
     state.changes = np.zeros((_MEMORY, recursion.size))
     _begin_phase(state)
-    if not np.isfinite(state.value) and multipliers is not None:
+    if not np.isfinite(state.value):
         state.x = np.zeros(recursion.size)
         _begin_phase(state)
     if not np.isfinite(state.value):
@@ -273,11 +274,13 @@ def chain_start(chain: Chain, *, quality: str = "auto") -> tuple[NDArray[np.floa
         )
     k, budget = _EFFORTS.get(quality, (5, 0))
     state = start(chain, tol=0.0, phases=(k,))
-    closed = state.multipliers
+    if state.done:
+        return state.multipliers
+    closed = state.cache.evaluate(np.zeros_like(state.x), k).log_multipliers
     while not state.done and state.counts["evaluations"] < budget:
         advance(chain, state)
     return tuple(
-        (1.0 - _MIX) * lam + _MIX * fast
+        (1.0 - _MIX) * lam + _MIX * np.exp(fast)
         for lam, fast in zip(state.multipliers, closed, strict=True)
     )
 
