@@ -42,14 +42,24 @@ class _Assembly:
 
     Signals are matrices over all variables that exist so far; :meth:`widen` brings an older one
     to the present number of columns.
+
+    Parameters
+    ----------
+    n_inputs : int
+        Number of inputs.
+    scaled : bool, default=True
+        Measure each neuron in the size of its input, so that all numbers of a deep network are
+        near one. Its multiplier is then another one: times the square of that size.
     """
 
-    def __init__(self, n_inputs: int) -> None:
+    def __init__(self, n_inputs: int, scaled: bool = True) -> None:
         self.d = self.n_inputs = n_inputs
+        self.scaled = scaled
         self.pairs: list[tuple[NDArray[np.float64], NDArray[np.float64]]] = []
         self.owners: list[NDArray[np.intp]] = []
         self.free: list[NDArray[np.bool_]] = []
         self.k = 0
+        self.output = np.zeros((0, n_inputs))
 
     def inputs(self) -> NDArray[np.float64]:
         return np.eye(self.n_inputs)
@@ -65,6 +75,13 @@ class _Assembly:
         R = np.zeros((n, self.d))
         R[:, self.d - n :] = np.eye(n)
         return R
+
+    def units(self, z: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Return the size of each row, as a power of two: multiplying by it is exact."""
+        sizes = np.linalg.norm(z, axis=1)
+        if not self.scaled:
+            return np.ones_like(sizes)
+        return np.exp2(np.round(np.log2(np.where(sizes > 0.0, sizes, 1.0))))
 
     def terms(
         self,
@@ -83,26 +100,14 @@ class _Assembly:
     def slopes(
         self, z: NDArray[np.float64], alpha: NDArray[np.float64], beta: NDArray[np.float64]
     ) -> NDArray[np.float64]:
-        """Apply neurons with slopes between alpha and beta; where they agree it is a product.
-
-        For a narrow range of slopes the variable is not the value h but v in h = c z + sqrt(η) v,
-        with the mean slope c and half the width η: the term v² - η z² stays well scaled as the
-        neuron becomes affine.
-        """
-        curved = np.flatnonzero(alpha < beta)
+        """Apply neurons with slopes between alpha and beta; where they agree it is a product."""
+        curved = np.flatnonzero((alpha < beta) & np.any(z != 0.0, axis=1))
         new = self.variables(curved.size)
         z = self.widen(z)
         h = alpha[:, None] * z
-        h[curved] = new
-        z, alpha, beta = z[curved], alpha[curved][:, None], beta[curved][:, None]
-        P, Q = new - alpha * z, new - beta * z
-        narrow = (beta - alpha)[:, 0] < _NARROW * np.maximum(np.abs(alpha), np.abs(beta))[:, 0]
-        if narrow.any():
-            z, new = z[narrow], new[narrow]
-            root = np.sqrt(0.5 * (beta - alpha)[narrow])
-            h[curved[narrow]] = 0.5 * (alpha + beta)[narrow] * z + root * new
-            P[narrow], Q[narrow] = 0.5 * (new - root * z), new + root * z
-        self.terms(P, Q, np.arange(curved.size), curved.size)
+        unit = self.units(z[curved])[:, None]
+        h[curved] = unit * new
+        self.sector(new, z[curved] / unit, alpha[curved], beta[curved])
         return h
 
     def sector(
@@ -130,14 +135,7 @@ class _Assembly:
         n = len(u) // size
         kept, rest = _bases(group, n)
         if identities == "eliminate":
-            new = self.variables(n * rest.shape[1]).reshape(n, rest.shape[1], self.d)
-            v = self.widen(u).reshape(n, size, self.d)
-            same, turned = kept @ v, rest @ v  # coordinates of the input in both parts
-            out = np.swapaxes(kept, 1, 2) @ same + np.swapaxes(rest, 1, 2) @ new
-            m = n * rest.shape[1]
-            P, Q = (new - turned).reshape(m, self.d), (new + turned).reshape(m, self.d)
-            self.terms(0.5 * P, Q, np.repeat(np.arange(n), rest.shape[1]), n)
-            return np.ascontiguousarray(out.reshape(len(u), self.d))
+            return self._turned(u, kept, rest)
         new = self.variables(len(u))
         v = self.widen(u)
         owner = np.repeat(np.arange(n), size)
@@ -148,15 +146,43 @@ class _Assembly:
         self.terms(0.5 * (b - a), b + a, owner, n, free=True)
         return new
 
-    def build(self, output: NDArray[np.float64], scale: float) -> LowRankLMI:
+    def _turned(
+        self, u: NDArray[np.float64], kept: NDArray[np.float64], rest: NDArray[np.float64]
+    ) -> NDArray[np.float64]:
+        """Return what is kept of the groups, plus new variables for the rest."""
+        n, size = len(kept), kept.shape[2]
+        r = rest.shape[1]
+        before = rest @ u.reshape(n, size, self.d)
+        moving = np.flatnonzero(np.any(before != 0.0, axis=(1, 2)))
+        m = moving.size
+        flat = self.variables(m * r)
+        new = flat.reshape(m, r, self.d)
+        v = self.widen(u).reshape(n, size, self.d)
+        turned = rest[moving] @ v[moving]  # coordinates of the input in the part that turns
+        unit = self.units(turned.reshape(m, r * self.d))[:, None, None]
+        out = np.swapaxes(kept, 1, 2) @ (kept @ v)
+        out[moving] += np.swapaxes(rest[moving], 1, 2) @ (unit * new)
+        turned = (turned / unit).reshape(m * r, self.d)
+        self.terms(0.5 * (flat - turned), flat + turned, np.repeat(np.arange(m), r), m)
+        return np.ascontiguousarray(out.reshape(len(u), self.d))
+
+    def apply(
+        self, z: NDArray[np.float64], layer: Slopes | Group, identities: str
+    ) -> NDArray[np.float64]:
+        """Apply an activation to a signal."""
+        if isinstance(layer, Group):
+            return self.group(z, layer, identities)
+        return self.slopes(z, *_slopes(*layer, len(z)))
+
+    def build(self, scale: float) -> LowRankLMI:
         """Return the inequality for the Euclidean norm of inputs and outputs."""
-        G = self.widen(output)
+        G = self.widen(self.output)
         E = np.zeros(self.d)
         E[: self.n_inputs] = 1.0
         P, Q, M, free = self._stacked(self.d)
         return LowRankLMI(E, P, Q, M, free, G.T @ G, "l2", scale)
 
-    def build_linf(self, output: NDArray[np.float64], scale: float) -> LowRankLMI:
+    def build_linf(self, scale: float) -> LowRankLMI:
         """Return the inequality for inputs measured by their largest entry and one output."""
         n, border = self.n_inputs, self.d
         self.d += 1
@@ -168,7 +194,7 @@ class _Assembly:
         E = np.zeros(self.d)
         E[border] = 2.0
         C = np.zeros((self.d, self.d))
-        w = output.reshape(-1)
+        w = self.output.reshape(-1)
         C[: w.size, border] = C[border, : w.size] = w
         P, Q, M, free = self._stacked(self.d)
         return LowRankLMI(E, P, Q, M, free, C, "linf", scale)
@@ -226,7 +252,9 @@ def chain_lmi(chain: Chain) -> LowRankLMI:
     """
     ones = [np.ones_like(a) for a in chain.alpha]
     slopes = list(zip(chain.alpha, ones, strict=True))
-    return mixed_lmi(chain.weights, slopes, scale=chain.scale)
+    return _feed_forward(_Assembly(chain.widths[0], False), chain.weights, slopes).build(
+        chain.scale
+    )
 
 
 def chain_lmi_linf(
@@ -290,16 +318,21 @@ def mixed_lmi(
         Multipliers layer by layer: one for each neuron that is not affine, or one for each
         group (with "multipliers" three: λ of all groups, γ, ν); "linf": then one an input.
     """
-    net = _Assembly(weights[0].shape[1])
+    net = _feed_forward(_Assembly(weights[0].shape[1]), weights, layers, identities)
+    return net.build_linf(scale) if norm == "linf" else net.build(scale)
+
+
+def _feed_forward(
+    net: _Assembly,
+    weights: Sequence[NDArray[np.float64]],
+    layers: Sequence[Slopes | Group],
+    identities: str = "eliminate",
+) -> _Assembly:
     h = net.inputs()
     for W, layer in zip(weights[:-1], layers, strict=True):
-        z = W @ h
-        if isinstance(layer, Group):
-            h = net.group(z, layer, identities)
-        else:
-            h = net.slopes(z, *_slopes(*layer, len(W)))
-    output = weights[-1] @ h
-    return net.build_linf(output, scale) if norm == "linf" else net.build(output, scale)
+        h = net.apply(W @ h, layer, identities)
+    net.output = weights[-1] @ h
+    return net
 
 
 def local_lmi(
@@ -368,15 +401,11 @@ def residual_lmi(
     net = _Assembly(W_in.shape[1])
     h = W_in @ net.inputs()
     for (H, G, W), layer in zip(blocks, layers, strict=True):
-        z = W @ h
-        if isinstance(layer, Group):
-            a = net.group(z, layer, identities)
-        else:
-            a = net.slopes(z, *_slopes(*layer, len(W)))
+        a = net.apply(W @ h, layer, identities)
         h = net.widen(h if H is None else H @ h)
         h = h + (a if G is None else G @ a)
-    output = W_out @ h
-    return net.build_linf(output, scale) if norm == "linf" else net.build(output, scale)
+    net.output = W_out @ h
+    return net.build_linf(scale) if norm == "linf" else net.build(scale)
 
 
 def implicit_lmi(
@@ -417,5 +446,5 @@ def implicit_lmi(
     x = net.widen(x)
     low, high = _slopes(alpha, beta, len(W))
     net.sector(z, W @ z + U @ x, low, high)
-    output = C @ z if D is None else C @ z + D @ x
-    return net.build_linf(output, scale) if norm == "linf" else net.build(output, scale)
+    net.output = C @ z if D is None else C @ z + D @ x
+    return net.build_linf(scale) if norm == "linf" else net.build(scale)
