@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import abc
+import copy
 import math
 from dataclasses import dataclass, field, replace
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from lowrank_opt.core.errors import ProblemTypeError
+from lowrank_opt.core.errors import ProblemError, ProblemTypeError
 from lowrank_opt.core.protocols import HasNetwork
 from lowrank_opt.core.solver import Solver
 from lowrank_opt.core.state import State, Status
+from lowrank_opt.lipschitz.forms import Chain, LowRankLMI
 from lowrank_opt.lipschitz.proofs import BoundProof
 
 if TYPE_CHECKING:
@@ -21,6 +24,7 @@ if TYPE_CHECKING:
 
     from lowrank_opt.core.problem import Certificate
     from lowrank_opt.lipschitz.canonical import Part
+    from lowrank_opt.lipschitz.forms import Form
     from lowrank_opt.lipschitz.problem import LipschitzProblem
 
 __all__ = ["BoundSolver", "BoundState", "bound_fields"]
@@ -68,7 +72,11 @@ class BoundSolver(Solver):
     requires = (HasNetwork,)
     monotone = True
     each_output: bool = False
-    proof_kind = "multipliers"
+
+    @property
+    def proof_kind(self) -> str:
+        """Kind of the proofs that the engines give."""
+        return "multipliers"
 
     @abc.abstractmethod
     def engine(self, problem: LipschitzProblem, part: Part) -> tuple[ModuleType, dict[str, Any]]:
@@ -91,12 +99,12 @@ class BoundSolver(Solver):
         n = problem.n_parts
         starts: list[BoundProof | None] = [None] * n
         if x0 is not None:
-            starts = list(check_start(type(self).__name__, x0, n))
+            starts = list(check_start(type(self).__name__, x0, problem))
         state = BoundState(
             uppers=[problem.part(k).product for k in range(n)], lowers=[0.0] * n,
             done=[""] * n, methods=["product of norms"] * n, starts=starts,
         )  # fmt: skip
-        state.proofs = [BoundProof("product", bound=u) for u in state.uppers]
+        state.proofs = [BoundProof("unproved", bound=u) for u in state.uppers]
         self._next(problem, state)
         self._settle(state)
         return state
@@ -123,7 +131,7 @@ class BoundSolver(Solver):
         part = problem.part(k)
         module, options = self.engine(problem, part)
         warm = state.starts[k]
-        if warm is not None and warm.kind == "multipliers":
+        if warm is not None and warm.kind == self.proof_kind:
             options = {**options, "multipliers": warm.multipliers, "dual": warm.dual}
         state.current = k
         state.engine = module.start(part.form, tol=self.tol, **options)
@@ -202,9 +210,16 @@ class BoundSolver(Solver):
 
     def point(self, problem: Any, state: Any) -> BoundProof:
         """Return the proof of the best bound so far."""
+        proofs = copy.deepcopy(state.proofs)
         if problem.n_parts == 1:
-            return state.proofs[0]
-        return BoundProof("parts", parts=tuple(state.proofs), bound=max(state.uppers))
+            return proofs[0]
+        return BoundProof("parts", parts=tuple(proofs), bound=max(state.uppers))
+
+    def answer(self, problem: Any, state: Any, status: Status) -> tuple[Any, float]:
+        """Return the proof and its residual, and forget the engine's work space."""
+        if state.engine is not None:
+            state.engine.cache = None
+        return super().answer(problem, state, status)
 
     def fields(
         self, problem: Any, state: Any, x: Any, certificate: Certificate | None
@@ -251,17 +266,46 @@ def bound_fields(problem: LipschitzProblem, x: BoundProof, method: str) -> dict[
     }
 
 
-def check_start(caller: str, x0: Any, n_parts: int) -> Sequence[BoundProof]:
-    """Return the proofs of the parts in a warm start, or raise."""
+def check_start(caller: str, x0: Any, problem: LipschitzProblem) -> Sequence[BoundProof]:
+    """Return the proofs of the parts in a warm start, or raise naming what does not fit."""
     if not isinstance(x0, BoundProof):
         raise ProblemTypeError(
             f"{caller}.solve: x0 is a {type(x0).__name__}; expected a BoundProof, such as "
             "x0=result.x"
         )
     proofs = x0.parts if x0.kind == "parts" else (x0,)
-    if len(proofs) != n_parts:
-        raise ProblemTypeError(
-            f"{caller}.solve: x0 proves {len(proofs)} parts, the problem has {n_parts}; give the x "
-            "of a result of this problem"
+    if len(proofs) != problem.n_parts:
+        raise ProblemError(
+            f"{caller}.solve: x0 proves {len(proofs)} parts, the problem has {problem.n_parts}; "
+            "give the x of a result of this problem"
         )
+    for k, proof in enumerate(proofs):
+        if proof.kind not in ("multipliers", "layer_multipliers"):
+            continue
+        shapes, dual = layout(problem.part(k).form)
+        for name, arrays, expected in (
+            ("multipliers", proof.multipliers, shapes), ("dual", proof.dual, dual),
+        ):  # fmt: skip
+            found = None if arrays is None else [np.shape(a) for a in arrays]
+            if found is not None and found != expected:
+                raise ProblemError(
+                    f"{caller}.solve: x0 has {name} of shapes {found}, the problem needs "
+                    f"{expected}; give the x of a result of this problem"
+                )
+            if arrays is not None and not all(np.all(np.isfinite(a)) for a in arrays):
+                raise ProblemError(f"{caller}.solve: x0 has {name} that are not finite")
     return proofs
+
+
+def layout(form: Form) -> tuple[list[tuple[int, ...]], list[tuple[int, ...]]]:
+    """Return the shapes of multipliers and of a dual for a form (see `BoundProof`)."""
+    if isinstance(form, LowRankLMI):
+        return [form.free.shape], [form.C.shape]
+    n = [W.shape[1] for W in form.weights]
+    square: list[tuple[int, ...]] = [(k, k) for k in n]
+    if isinstance(form, Chain):
+        return [(k,) for k in n[1:]], [*square, *pairwise(n)]
+    shapes: list[tuple[int, ...]] = [
+        (2, k // g.size) for k, g in zip(n[1:], form.groups, strict=True)
+    ]
+    return ([(n[0],), *shapes] if form.norm == "linf" else shapes), square

@@ -44,7 +44,7 @@ def _semidefinite(X: Values) -> bool:
     return factors(0.5 * (S + S.T))
 
 
-def chain_lower(chain: Chain, dual: Sequence[Values]) -> float:
+def chain_lower(chain: Chain, dual: Sequence[Values], *, layers: bool = False) -> float:
     """Return the lower bound of the best sqrt(ρ) that a dual matrix of a chain proves.
 
     Parameters
@@ -54,6 +54,8 @@ def chain_lower(chain: Chain, dual: Sequence[Values]) -> float:
     dual : sequence of ndarray
         Blocks X_00, X_11, …, X_{L-1,L-1}, then X_01, X_12, …, of shape (n_{i-1}, n_i). The other
         blocks of the matrix do not matter, because the cliques can be completed.
+    layers : bool, default=False
+        For the program with one multiplier a layer: constraints hold summed over layers.
 
     Returns
     -------
@@ -77,7 +79,10 @@ def chain_lower(chain: Chain, dual: Sequence[Values]) -> float:
         cross = np.einsum("jk,kj->j", W, off[i])
         before = np.einsum("jk,kl,jl->j", W, D[i], W, optimize=True)
         value = own - (1.0 + a) * cross + a * before
-        if np.any(value > _ALLOWANCE * (own + (1.0 + np.abs(a)) * np.abs(cross) + before)):
+        size = own + (1.0 + np.abs(a)) * np.abs(cross) + before
+        if layers:
+            value, size = value.sum(), size.sum()
+        if np.any(value > _ALLOWANCE * size):
             return 0.0
     W = chain.weights[-1]
     if len(n) == 1 and not _semidefinite(D[0]):

@@ -204,6 +204,11 @@ class LipSDP(BoundSolver):
 
         return conic, {"solver": method, "chordal": self.chordal}
 
+    @property
+    def proof_kind(self) -> str:
+        """Which program the multipliers belong to."""
+        return "layer_multipliers" if self.structure == "layer" else "multipliers"
+
     def method_name(self, problem: LipschitzProblem, part: Part) -> str:
         """Return the structure and the method."""
         return f"LipSDP-{self.structure.capitalize()}, {self.chosen(part).replace('_', ' ')}"

@@ -110,8 +110,6 @@ class LipschitzProblem(Problem):
             self._slopes = slopes_on(self.network, region)
         self._makers = parts_of(self.network, norm, self._slopes)
         self._made: dict[int, Part] = {}
-        self._graded: tuple[Any, Any] | None = None
-        self._sampled: tuple[float, Any] | None = None
         self._lock = threading.Lock()
 
     def __repr__(self) -> str:
@@ -183,7 +181,7 @@ class LipschitzProblem(Problem):
             Upper bound of the Lipschitz constant, and lower bound of the best upper bound that
             the same relaxation could give (0 when the proof has no dual), both with the scale.
         """
-        graded = self._graded
+        graded = self.__dict__.get("_graded")
         if graded is not None and graded[0] is x:
             bounds: list[tuple[float, float]] = graded[1]
             return bounds
@@ -208,6 +206,8 @@ class LipschitzProblem(Problem):
             return Certificate(math.inf, "relative gap of the bound", upper)
         if upper == 0.0:
             return Certificate(0.0, "relative gap of the bound", 0.0, 0.0)
+        if any(p.kind == "unproved" for p in (x.parts or (x,))) and not lower > 0:
+            return Certificate(1.0, "product of norms; no bound was computed", upper)
         if lower > 0:
             gap = 1.0 - lower / upper
             return Certificate(
@@ -228,14 +228,16 @@ class LipschitzProblem(Problem):
 
         The same number at every call; see :class:`SampledLowerBound` for more samples.
         """
-        if self._sampled is None:
+        sampled = self.__dict__.get("_sampled")
+        if sampled is None:
             from lowrank_opt.lipschitz.sampled import sampled_lower_bound
 
             try:
-                self._sampled = sampled_lower_bound(self.network, self.norm, self.region)
+                sampled = sampled_lower_bound(self.network, self.norm, self.region)
             except ProblemError:  # an implicit network without equilibrium: nothing was seen
-                self._sampled = (0.0, None)
-        return float(self._sampled[0])
+                sampled = (0.0, None)
+            self._sampled = sampled
+        return float(sampled[0])
 
     def auto_solver(self) -> tuple[str, dict[str, Any]]:
         """Return ``LipSDPGroupSort`` when all activations act on groups, else ``LipSDP``."""

@@ -38,7 +38,7 @@ def check_proof(problem: LipschitzProblem, index: int, proof: BoundProof) -> tup
     part = problem.part(index)
     form = part.form
     upper, lower = math.inf, 0.0
-    if proof.kind == "multipliers":
+    if proof.kind in ("multipliers", "layer_multipliers"):
         upper, lower = _multipliers(part, proof)
     elif proof.kind == "lip_lt":
         from lowrank_opt.lipschitz.norm_checks import lip_lt_bound
@@ -63,7 +63,10 @@ def _multipliers(part: Part, proof: BoundProof) -> tuple[float, float]:
     form = part.form
     if isinstance(form, Chain):
         upper = chain_upper(form, proof.multipliers, part.first, part.last)
-        return upper, 0.0 if proof.dual is None else chain_lower(form, proof.dual)
+        if proof.dual is None:
+            return upper, 0.0
+        layers = proof.kind == "layer_multipliers"
+        return upper, chain_lower(form, proof.dual, layers=layers)
     if isinstance(form, GroupChain):
         upper = group_upper(form, proof.multipliers, part.first)
         return upper, 0.0 if proof.dual is None else group_lower(form, proof.dual)

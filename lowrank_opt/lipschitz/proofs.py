@@ -22,8 +22,11 @@ class BoundProof:
 
     Parameters
     ----------
-    kind : {"multipliers", "product", "lip_lt", "penalty", "patterns", "witness", "parts"}
-        What the numbers are, and so which check applies.
+    kind : {"multipliers", "layer_multipliers", "product", "lip_lt", "penalty", "patterns", \
+            "witness", "unproved", "parts"}
+        What the numbers are, and so which check applies. "layer_multipliers": the same number for
+        all neurons of a layer, and a dual for that program. "unproved": nothing has been computed
+        yet; the product of norms is the bound.
     multipliers : tuple of ndarray
         Multipliers of the linear matrix inequality, divided by ρ: one array of shape (n_i,) for
         each hidden layer of a `Chain`; arrays of shape (2, n_groups) with rows λ and γ for a
