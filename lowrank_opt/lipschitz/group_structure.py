@@ -45,7 +45,9 @@ __all__ = ["TiedChain", "blas_threads", "lower_bound", "tied_chain", "upper_boun
 UNIT = 2.0**-53
 _ZERO = 1e-14  # rows and columns below this, relative to the largest, count as zero
 _SERIAL = 1000  # width up to which waking BLAS's threads costs more than they save
-_FILL = 1e10  # what stands for zero and infinity in multipliers of coordinates that are left out
+# What stands for infinity, and its inverse for zero, in multipliers of coordinates that are left
+# out: larger, it would cost digits of λ + γ k, where the two cancel.
+_FILL = 5e6
 
 
 @dataclass(frozen=True, eq=False)
@@ -228,9 +230,13 @@ def expand(chain: TiedChain, logs: Sequence[Array]) -> list[Array]:
         shifted = np.exp(log - top)
         low = float(shifted.min(initial=1.0))
         n = int(chain.labels[i].max(initial=0)) + 1 if i == 0 else 2 * len(chain.axes[i - 1])
-        values = np.empty(n)
-        fill = np.where(chain.fill[i] > 0.0, _FILL, low / _FILL)
-        values[chain.labels[i]] = fill
+        signs = np.zeros(n)
+        signs[chain.labels[i]] = chain.fill[i]
+        size = np.full(n, _FILL)
+        if i:  # one part of a group is not written, the other not read
+            opposite = signs[::2] * signs[1::2] < 0.0
+            size[np.repeat(opposite, 2)] **= 0.5
+        values = np.where(signs > 0.0, size, low / size)
         values[chain.labels[i][chain.keep[i]]] = chain.spread(shifted, i)
         if i == 0:
             out.append(values)
