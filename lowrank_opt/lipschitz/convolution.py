@@ -14,13 +14,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import scipy.sparse as sp
 
 from lowrank_opt.core.errors import ParameterError, ProblemError, ProblemTypeError
 from lowrank_opt.lipschitz.rigorous import UNIT, gamma, norm_upper
+from lowrank_opt.lipschitz.windows import each, paddings, pool_windows, windows_of
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -34,18 +35,10 @@ __all__ = [
     "pool_windows",
 ]
 
-PADDING_MODES = ("zeros", "circular", "reflect", "replicate")
 _DENSE_LIMIT = 400  # rows or columns up to which the matrix itself is factored,
 _DENSE_SIZE = 4_000_000  # and entries
 _TIGHT = 1e-10  # relative distance of the bounds at which the Gram iteration ends
 _MAX_SQUARINGS = 36
-
-
-class Windows(NamedTuple):
-    """Which input positions each window covers, for one channel."""
-
-    index: NDArray[np.int64]  # (n_windows, taps); -1 where a window lies over the padding
-    output_shape: tuple[int, ...]
 
 
 def convolution_matrix(
@@ -87,12 +80,12 @@ def convolution_matrix(
     Cost and memory: c_out c_in / groups times outputs times taps.
     """
     K, shape, d = _checked(kernel, input_shape, groups)
-    steps, gaps = _each("stride", stride, d, 1), _each("dilation", dilation, d, 1)
-    pads = _paddings(padding, K.shape[2:], gaps, steps)
-    windows = _windows(shape[1:], K.shape[2:], steps, pads, gaps, padding_mode)
-    n_in, n_out = math.prod(shape[1:]), len(windows.index)
-    place, tap = np.nonzero(windows.index >= 0)
-    source = windows.index[place, tap]
+    steps, gaps = each("stride", stride, d, 1), each("dilation", dilation, d, 1)
+    pads = paddings(padding, K.shape[2:], gaps, steps)
+    windows = windows_of(shape[1:], K.shape[2:], steps, pads, gaps, padding_mode)
+    n_in, n_out = math.prod(shape[1:]), len(windows.places)
+    place, tap = np.nonzero(windows.places >= 0)
+    source = windows.places[place, tap]
     c_out, per_group = K.shape[:2]
     out = np.arange(c_out)
     first = (out // (c_out // groups)) * per_group
@@ -106,54 +99,6 @@ def convolution_matrix(
     matrix.sum_duplicates()
     matrix.eliminate_zeros()
     return matrix, (c_out, *windows.output_shape)
-
-
-def pool_windows(
-    input_shape: Sequence[int],
-    kernel_size: Any,
-    *,
-    stride: Any = None,
-    padding: Any = 0,
-    dilation: Any = 1,
-    ceil_mode: bool = False,
-) -> Windows:
-    """Return the windows of a pooling layer.
-
-    Parameters
-    ----------
-    input_shape : sequence of int
-        (n_1, ..., n_d), without channels.
-    kernel_size : int or sequence of int
-        Taps in every dimension.
-    stride : int, sequence of int or None, default=None
-        ``None``: the kernel size.
-    padding, dilation : int or sequence of int
-        As of :func:`convolution_matrix`.
-    ceil_mode : bool, default=False
-        Whether a last window that leaves the padded input, but begins inside the input or the
-        padding before it, counts.
-
-    Returns
-    -------
-    Windows
-        ``index`` of shape (n_windows, taps): flat positions, -1 over the padding;
-        ``output_shape``.
-    """
-    shape = tuple(int(n) for n in input_shape)
-    d = len(shape)
-    size = _each("kernel_size", kernel_size, d, 1)
-    steps = size if stride is None else _each("stride", stride, d, 1)
-    gaps = _each("dilation", dilation, d, 1)
-    pads = _paddings(padding, size, gaps, steps)
-    if ceil_mode:
-        longer = []
-        for n, k, s, g, (before, after) in zip(shape, size, steps, gaps, pads, strict=True):
-            count = -(-(n + before + after - g * (k - 1) - 1) // s) + 1
-            if (count - 1) * s >= n + before:
-                count -= 1
-            longer.append((before, (count - 1) * s + g * (k - 1) + 1 - n - before))
-        pads = longer
-    return _windows(shape, size, steps, pads, gaps, "zeros")
 
 
 def average_pool_matrix(
@@ -188,27 +133,27 @@ def average_pool_matrix(
     shape = tuple(int(n) for n in input_shape)
     options = {"stride": stride, "padding": padding}
     windows = pool_windows(shape[1:], kernel_size, ceil_mode=ceil_mode, **options)
-    inside = windows.index >= 0
+    inside = windows.places >= 0
     if divisor is not None:
         counts = np.full(len(inside), float(divisor))
     elif count_include_pad and np.any(np.asarray(padding) != 0):
         # Count in an input that has the padding as true places.
         d = len(shape) - 1
-        size = _each("kernel_size", kernel_size, d, 1)
-        pads = _paddings(padding, size, (1,) * d, (1,) * d)
+        size = each("kernel_size", kernel_size, d, 1)
+        pads = paddings(padding, size, (1,) * d, (1,) * d)
         wide = tuple(n + sum(p) for n, p in zip(shape[1:], pads, strict=True))
-        steps = size if stride is None else _each("stride", stride, d, 1)
+        steps = size if stride is None else each("stride", stride, d, 1)
         ends = [
             (0, max(0, (m - 1) * s + k - n))
             for m, s, k, n in zip(windows.output_shape, steps, size, wide, strict=True)
         ]
-        counted = _windows(wide, size, steps, ends, (1,) * d, "zeros")
-        counts = (counted.index >= 0).sum(axis=1).astype(float)
+        counted = windows_of(wide, size, steps, ends, (1,) * d, "zeros")
+        counts = (counted.places >= 0).sum(axis=1).astype(float)
     else:
         counts = inside.sum(axis=1).astype(float)
     place, tap = np.nonzero(inside)
     one = sp.csr_array(
-        (1.0 / counts[place], (place, windows.index[place, tap])),
+        (1.0 / counts[place], (place, windows.places[place, tap])),
         shape=(len(inside), math.prod(shape[1:])),
     )
     matrix = sp.csr_array(sp.kron(sp.eye_array(shape[0]), one, format="csr"))
@@ -253,13 +198,13 @@ def convolution_norm(
     min(c_out, c_in sᵈ)³ times the frequencies that are left; about 10 to 30 squarings.
     """
     K, shape, d = _checked(kernel, input_shape, groups)
-    steps, gaps = _each("stride", stride, d, 1), _each("dilation", dilation, d, 1)
+    steps, gaps = each("stride", stride, d, 1), each("dilation", dilation, d, 1)
     if method not in ("auto", "matrix", "fourier"):
         raise ParameterError(f"method={method!r} must be 'auto', 'matrix' or 'fourier'")
-    pads = _paddings(padding, K.shape[2:], gaps, steps)
-    options = {"padding": pads, "dilation": gaps, "padding_mode": padding_mode}
+    pads = paddings(padding, K.shape[2:], gaps, steps)
+    options: dict[str, Any] = {"padding": pads, "dilation": gaps, "padding_mode": padding_mode}
     if method != "fourier":
-        out = _windows(shape[1:], K.shape[2:], steps, pads, gaps, padding_mode).output_shape
+        out = windows_of(shape[1:], K.shape[2:], steps, pads, gaps, padding_mode).output_shape
         sides = [shape[0] * math.prod(shape[1:]) // groups, K.shape[0] * math.prod(out) // groups]
         small = min(sides) <= _DENSE_LIMIT and math.prod(sides) <= _DENSE_SIZE
         if method == "matrix" or small:
@@ -397,73 +342,3 @@ def _checked(
             f"channels and outputs in {groups} equal groups; input_shape={shape}"
         )
     return K, shape, K.ndim - 2
-
-
-def _each(name: str, value: Any, d: int, least: int) -> tuple[int, ...]:
-    """Return one integer for each dimension."""
-    values = (value,) * d if np.ndim(value) == 0 else tuple(value)
-    if len(values) == 1:
-        values = values * d
-    if len(values) != d or any(int(v) != v or v < least for v in values):
-        raise ProblemError(f"{name}={value!r} must be an integer >= {least}, or {d} of them")
-    return tuple(int(v) for v in values)
-
-
-def _paddings(
-    padding: Any, size: Sequence[int], gaps: Sequence[int], steps: Sequence[int]
-) -> list[tuple[int, int]]:
-    """Return (before, after) for each dimension."""
-    d = len(size)
-    if isinstance(padding, str):
-        if padding == "valid":
-            return [(0, 0)] * d
-        if padding != "same":
-            raise ProblemError(f"padding={padding!r} must be 'valid', 'same' or integers")
-        if any(s != 1 for s in steps):
-            raise ProblemError("padding='same' needs stride 1; give the padding as integers")
-        totals = [g * (k - 1) for g, k in zip(gaps, size, strict=True)]
-        return [(t // 2, t - t // 2) for t in totals]
-    if np.ndim(padding) == 2:
-        pairs = [tuple(_each("padding", p, 2, 0)) for p in padding]
-        if len(pairs) != d:
-            raise ProblemError(f"padding={padding!r} must have one pair for each dimension")
-        return [(p[0], p[1]) for p in pairs]
-    return [(p, p) for p in _each("padding", padding, d, 0)]
-
-
-def _windows(
-    shape: Sequence[int],
-    size: Sequence[int],
-    steps: Sequence[int],
-    pads: Sequence[tuple[int, int]],
-    gaps: Sequence[int],
-    mode: str,
-) -> Windows:
-    if mode not in PADDING_MODES:
-        raise ParameterError(f"padding_mode={mode!r} must be one of {PADDING_MODES}")
-    index = np.zeros((1, 1), dtype=np.int64)
-    outside = np.zeros((1, 1), dtype=bool)
-    out = []
-    for n, k, s, (before, after), g in zip(shape, size, steps, pads, gaps, strict=True):
-        count = (n + before + after - g * (k - 1) - 1) // s + 1
-        if count < 1:
-            raise ProblemError(
-                f"kernel of size {k} with dilation {g} is larger than the padded input, "
-                f"{n + before + after}"
-            )
-        if mode in ("circular", "reflect") and max(before, after) > n - (mode == "reflect"):
-            raise ProblemError(f"padding={(before, after)} is too large to be {mode} with size {n}")
-        at = np.arange(count)[:, None] * s - before + np.arange(k) * g
-        off = (at < 0) | (at >= n)
-        if mode == "circular":
-            at, off = at % n, np.zeros_like(off)
-        elif mode == "replicate":
-            at, off = np.clip(at, 0, n - 1), np.zeros_like(off)
-        elif mode == "reflect":
-            at = np.abs(at)
-            at, off = np.where(at >= n, 2 * (n - 1) - at, at), np.zeros_like(off)
-        m, t = index.shape
-        index = (index[:, None, :, None] * n + at[None, :, None, :]).reshape(m * count, t * k)
-        outside = (outside[:, None, :, None] | off[None, :, None, :]).reshape(m * count, t * k)
-        out.append(count)
-    return Windows(np.where(outside, -1, index), tuple(out))

@@ -10,7 +10,8 @@ import scipy.sparse as sp
 
 from lowrank_opt.core.errors import ProblemError
 from lowrank_opt.lipschitz.activations import Activation
-from lowrank_opt.lipschitz.convolution import Windows, convolution_matrix, pool_windows
+from lowrank_opt.lipschitz.convolution import convolution_matrix
+from lowrank_opt.lipschitz.windows import pool_windows
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -154,8 +155,8 @@ def largest_of_windows(
         The largest of each group.
     output_shape : tuple of int
     """
-    windows: Windows = pool_windows(shape[1:], kernel_size, **options)
-    index = windows.index
+    windows = pool_windows(shape[1:], kernel_size, **options)
+    index = windows.places
     inside = index >= 0
     if not inside.any(axis=1).all():
         raise ProblemError("network: a window of max pooling lies over the padding alone")

@@ -11,13 +11,13 @@ from lowrank_opt.lipschitz.convolution import (
     average_pool_matrix,
     convolution_matrix,
     convolution_norm,
-    pool_windows,
 )
 from lowrank_opt.lipschitz.spatial_layers import (
     adaptive_average,
     largest_of_windows,
     transposed_convolution_layer,
 )
+from lowrank_opt.lipschitz.windows import pool_windows
 
 # (c_out, c_in, kernel, input, stride, padding, dilation, groups)
 CASES = [
