@@ -28,6 +28,8 @@ _COVERED = (
     "export models with branches by torch.onnx.export, or give the weights as a list with "
     "activation="
 )
+# A class that defines one of these computes something else than its base.
+_COMPUTING = ("forward", "__call__", "_call_impl", "_conv_forward")
 _SELU_ALPHA, _SELU_SCALE = 1.6732632423543772, 1.0507009873554805
 
 
@@ -61,8 +63,7 @@ def from_torch(
 
 
 def _leaves(module: Any, path: str) -> Iterator[tuple[str, Any]]:
-    cls = type(module)
-    if cls.__name__ == "Sequential" and cls.__module__.startswith("torch.nn."):
+    if _name(module) == "Sequential":
         _no_hooks(module, f"Sequential (module {path!r})" if path else "Sequential")
         # Not named_children: it gives a module that is used twice only once.
         for name, child in module._modules.items():
@@ -72,12 +73,13 @@ def _leaves(module: Any, path: str) -> Iterator[tuple[str, Any]]:
 
 
 def _name(module: Any) -> str:
-    """Name of a module's class, if it is torch's own; else with its package."""
-    cls = type(module)
-    if hasattr(module, "parametrizations"):
-        cls = cls.__mro__[1]
-    own = cls.__module__.startswith("torch.nn.modules.")
-    return cls.__name__ if own else f"{cls.__module__}.{cls.__qualname__}"
+    """Name of torch's class that an object computes as; that of its own class where it differs."""
+    for cls in type(module).__mro__:
+        if cls.__module__.startswith("torch.nn.modules.") and cls.__name__ != "Module":
+            return cls.__name__
+        if any(name in vars(cls) for name in _COMPUTING):
+            break
+    return f"{type(module).__module__}.{type(module).__qualname__}"
 
 
 def _no_hooks(module: Any, label: str) -> None:
