@@ -21,7 +21,21 @@ from scipy.linalg import blas, lapack
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["Blocks", "Transfers", "cholesky", "cliques", "corrector", "factor", "invert", "solve"]
+__all__ = [
+    "Blocks",
+    "Direction",
+    "Product",
+    "Transfers",
+    "cholesky",
+    "cliques",
+    "corrector",
+    "factor",
+    "invert",
+    "product",
+    "solve",
+    "symmetrised",
+    "transfers",
+]
 
 Blocks: TypeAlias = "list[NDArray[np.float64]]"
 
@@ -170,6 +184,25 @@ def cliques(A: Blocks, A_low: Blocks) -> Blocks:
     return [clique(A[i - 1], A_low[i], A[i]) for i in range(1, len(A))]
 
 
+class Direction(NamedTuple):
+    """A block tridiagonal symmetric D whose blocks below the diagonal are ``-s_i W_i``.
+
+    Parameters
+    ----------
+    D, D_low : list of ndarray
+        Its blocks.
+    scale : list of ndarray of shape (n_i,)
+        s_i, i >= 1.
+    diagonal : tuple of (float, ndarray) or None
+        If its first and last block are diagonal: the factor of the identity, the diagonal.
+    """
+
+    D: Blocks
+    D_low: Blocks
+    scale: Blocks
+    diagonal: tuple[float, NDArray[np.float64]] | None
+
+
 class Transfers(NamedTuple):
     """X and Z with all that moves products along the layers.
 
@@ -183,6 +216,10 @@ class Transfers(NamedTuple):
         ``right[i] = X_i⁻¹ X_{i,i+1}``, 1 <= i <= L-2.
     inverse : Inverse
         Blocks of Z.
+    W : list of ndarray
+        Weights W_i, i >= 1.
+    WZ : list of ndarray
+        Products of W_i with rows i - 1 of the matrices of Z, at index i - 1.
     """
 
     X_cliques: Blocks
@@ -190,9 +227,11 @@ class Transfers(NamedTuple):
     left: Blocks
     right: Blocks
     inverse: Inverse
+    W: Blocks
+    WZ: Blocks
 
 
-def transfers(X: Blocks, X_low: Blocks, inverse: Inverse) -> Transfers | None:
+def transfers(X: Blocks, X_low: Blocks, inverse: Inverse, W: Blocks) -> Transfers | None:
     """Prepare products with the completion of X and with Z; ``None``: a block is not definite."""
     n = len(X)
     none = X[0][:0]
@@ -205,7 +244,8 @@ def transfers(X: Blocks, X_low: Blocks, inverse: Inverse) -> Transfers | None:
         split = X_low[i].shape[1]
         left[i], right[i] = both[:, :split], both[:, split:]
     Z_cliques = cliques(inverse.Z, inverse.Z_low)
-    return Transfers(cliques(X, X_low), Z_cliques, left, right, inverse)
+    WZ = [np.dot(V, K[: V.shape[1]]) for V, K in zip(W[1:], Z_cliques, strict=True)]
+    return Transfers(cliques(X, X_low), Z_cliques, left, right, inverse, W, WZ)
 
 
 class Product(NamedTuple):
@@ -213,21 +253,34 @@ class Product(NamedTuple):
 
     Parameters
     ----------
-    inner : list of ndarray
-        Matrices M with ``(X D Z)_cc = X_cc M Z_cc``.
+    before, after : list of ndarray
+        With ``M_i = [[before_{i-1}, D_lowᵀ], [D_low, after_i]]``: ``(X D Z)_cc = X_cc M_i Z_cc``
+        for the layers c = (i-1, i).
     half : list of ndarray
         ``M Z_cc``.
     full : list of ndarray
-        ``X_cc M Z_cc``.
+        ``X_cc M Z_cc``; zero in a first diagonal block that is that of the layers before.
     """
 
-    inner: Blocks
+    before: Blocks
+    after: Blocks
     half: Blocks
     full: Blocks
 
 
-def product(t: Transfers, D: Blocks, D_low: Blocks) -> Product:
-    """Return the blocks of X D Z on the cliques, D block tridiagonal and symmetric."""
+def product(t: Transfers, d: Direction, *, whole: bool) -> Product:
+    """Return the blocks of X D Z on the cliques.
+
+    Parameters
+    ----------
+    t : Transfers
+        X and Z.
+    d : Direction
+        D.
+    whole : bool
+        Whether diagonal blocks that two cliques share are computed in both.
+    """
+    D, D_low = d.D, d.D_low
     n = len(D)
     up, down = t.inverse.up, t.inverse.down
     before, after = list(D), list(D)
@@ -243,64 +296,117 @@ def product(t: Transfers, D: Blocks, D_low: Blocks) -> Product:
             + np.dot(t.right[i], D_low[i + 1])
             + np.dot(D_low[i + 1].T + np.dot(t.right[i], after[i + 1]), down[i + 1])
         )
-    inner = [clique(before[i - 1], D_low[i], after[i]) for i in range(1, n)]
-    half = [np.dot(M, Z) for M, Z in zip(inner, t.Z_cliques, strict=True)]
-    full = [np.dot(X, H) for X, H in zip(t.X_cliques, half, strict=True)]
-    return Product(inner, half, full)
+    halves, full = [], []
+    for i in range(1, n):
+        Z, X, s, k = t.Z_cliques[i - 1], t.X_cliques[i - 1], d.scale[i], len(D[i - 1])
+        s = s[:, None]
+        half = np.empty_like(Z)
+        top, low = half[:k], half[k:]
+        np.dot(t.W[i].T, s * Z[k:], out=top)
+        if i == 1 and d.diagonal is not None:
+            np.subtract(d.diagonal[0] * Z[:k], top, out=top)
+        else:
+            np.subtract(np.dot(before[i - 1], Z[:k]), top, out=top)
+        if i == n - 1 and d.diagonal is not None:
+            np.multiply(d.diagonal[1][:, None], Z[k:], out=low)
+        else:
+            np.dot(after[i], Z[k:], out=low)
+        low -= s * t.WZ[i - 1]
+        halves.append(half)
+        if whole or i == 1:
+            full.append(np.dot(X, half))
+        else:
+            T = np.empty_like(Z)
+            T[:k, :k] = 0.0
+            np.dot(X[k:], half, out=T[k:])
+            np.matmul(X[:k], half[:, k:], out=T[:k, k:])
+            full.append(T)
+    return Product(before, after, halves, full)
 
 
-def corrector(
-    t: Transfers, X: Blocks, X_low: Blocks, D: Blocks, D_low: Blocks, p: Product
-) -> Blocks:
-    """Return the cliques of sym((-X - sym(X D Z)) D Z), from the product p of X, D and Z."""
+def corrector(t: Transfers, X: Blocks, X_low: Blocks, d: Direction, p: Product) -> Blocks:
+    """Return the cliques of sym((-X - sym(X D Z)) D Z), from the whole product p of X, D and Z.
+
+    Their first diagonal blocks are not computed where they are those of the layers before.
+    """
+    D, D_low = d.D, d.D_low
     n = len(D)
     up, down, F_inv, F_bar = t.inverse.up, t.inverse.down, t.inverse.F_inv, t.inverse.F_bar
     # Of Z D Z, X D Z D Z and Z D X D Z: what lies before a layer, then what lies after it. The
     # last two are differences to products of the first ones, which vanish at the ends.
     zz_before, zz_after = list(D), list(D)
-    xz_before, xz_after = [None] * n, [None] * n
-    zx_before, zx_after = [None] * n, [None] * n
+    xz_before, xz_after = [D[0][:0]] * n, [D[0][:0]] * n
+    zx_before, zx_after = [D[0][:0]] * n, [D[0][:0]] * n
     for i in range(1, n - 1):
-        m, q = p.inner[i - 1][: len(D[i - 1]), : len(D[i - 1])], up[i]
+        m, q = p.before[i - 1], up[i]
         right = np.dot(zz_before[i - 1], q) + D_low[i].T
         zz_before[i] = D[i] + np.dot(D_low[i], q) + np.dot(q.T, right)
         delta = np.dot(np.dot(np.dot(t.left[i], m) + D_low[i], F_inv[i - 1]), right)
         mq = np.dot(m, q) + D_low[i].T
         E = X[i - 1] - np.dot(X_low[i].T, t.left[i])
         kappa = np.dot(mq.T, np.dot(E, mq))
-        if xz_before[i - 1] is not None:
+        if i > 1:
             delta += np.dot(t.left[i], np.dot(xz_before[i - 1], q))
             kappa += np.dot(q.T, np.dot(zx_before[i - 1], q))
         xz_before[i], zx_before[i] = delta, kappa
     for i in range(n - 2, 0, -1):
-        k = len(D[i])
-        m, q = p.inner[i][k:, k:], down[i + 1]
+        m, q = p.after[i + 1], down[i + 1]
         right = np.dot(zz_after[i + 1], q) + D_low[i + 1]
         zz_after[i] = D[i] + np.dot(D_low[i + 1].T, q) + np.dot(q.T, right)
         delta = np.dot(np.dot(t.right[i], m) + D_low[i + 1].T, solve(F_bar[i + 1], right))
         mq = np.dot(m, q) + D_low[i + 1]
         E = X[i + 1] - np.dot(X_low[i + 1], t.right[i])
         kappa = np.dot(mq.T, np.dot(E, mq))
-        if xz_after[i + 1] is not None:
+        if i < n - 2:
             delta += np.dot(t.right[i], np.dot(xz_after[i + 1], q))
             kappa += np.dot(q.T, np.dot(zx_after[i + 1], q))
         xz_after[i], zx_after[i] = delta, kappa
     result = []
     for i in range(1, n):
         k = len(D[i - 1])
-        X_c, Z_c, T = t.X_cliques[i - 1], t.Z_cliques[i - 1], p.full[i - 1]
-        A = np.dot(T, clique(zz_before[i - 1], D_low[i], zz_after[i]))
-        for part, xz, zx in (
-            (slice(None, k), xz_before[i - 1], zx_before[i - 1]),
-            (slice(k, None), xz_after[i], zx_after[i]),
-        ):
-            if xz is not None:
-                A[:, part] += np.dot(X_c[:, part], xz)
-                A[:, part] += np.dot(Z_c[:, part], zx)
-        K = np.dot(A, Z_c)
-        K += np.dot(p.half[i - 1].T, T)
+        X_c, Z_c, T, s = t.X_cliques[i - 1], t.Z_cliques[i - 1], p.full[i - 1], d.scale[i]
+        half = p.half[i - 1]
+        A = np.empty_like(Z_c)
+        first, last = A[:, :k], A[:, k:]
+        np.matmul(T[:, k:] * s, t.W[i], out=first)
+        if i == 1 and d.diagonal is not None:
+            np.subtract(d.diagonal[0] * T[:, :k], first, out=first)
+        else:
+            np.subtract(np.dot(T[:, :k], zz_before[i - 1]), first, out=first)
+        np.matmul(T[:, :k], t.W[i].T, out=last)
+        last *= -s
+        last += T[:, k:] * d.diagonal[1] if i == n - 1 and d.diagonal else T[:, k:] @ zz_after[i]
+        if i > 1:
+            first += np.dot(X_c[:, :k], xz_before[i - 1])
+            first += np.dot(Z_c[:, :k], zx_before[i - 1])
+        if i < n - 1:
+            last += np.dot(X_c[:, k:], xz_after[i])
+            last += np.dot(Z_c[:, k:], zx_after[i])
+        if i == 1:
+            K = np.dot(A, Z_c)
+            K += np.dot(half.T, T)
+        else:
+            K = np.empty_like(Z_c)
+            K[:k, :k] = 0.0
+            np.dot(A[k:], Z_c, out=K[k:])
+            np.matmul(A[:k], Z_c[:, k:], out=K[:k, k:])
+            K[k:] += np.dot(half[:, k:].T, T)
+            K[:k, k:] += np.dot(half[:, :k].T, T[:, k:])
         K += 2.0 * T
-        K += K.T.copy()
-        K *= -0.25
-        result.append(K)
+        result.append(symmetrised(K, -0.25, k, whole=i == 1))
     return result
+
+
+def symmetrised(K: NDArray, factor: float, k: int, *, whole: bool) -> NDArray[np.float64]:
+    """Return ``factor (K + Kᵀ)`` in place, without the first k rows and columns unless `whole`."""
+    if whole:
+        K += K.T.copy()
+        K *= factor
+        return K
+    low, diagonal = K[k:, :k], K[k:, k:]
+    low += K[:k, k:].T
+    low *= factor
+    K[:k, k:] = low.T
+    diagonal += diagonal.T.copy()
+    diagonal *= factor
+    return K

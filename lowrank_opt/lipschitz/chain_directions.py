@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from scipy.linalg import lapack
 
-from .chain_blocks import cholesky, corrector, product
+from .chain_blocks import cholesky, corrector, product, symmetrised
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -19,6 +19,7 @@ __all__ = ["Point", "Step", "chosen_direction", "directions"]
 
 _TO_BOUNDARY = 0.95
 _SEARCH_BELOW = 0.8
+_BIS = [1, 3]
 _LEVELS = (0.8, 0.5, 0.25, 0.1)
 _SIGMAS = (0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
 
@@ -137,30 +138,33 @@ def directions(op: ChainOperator, point: Point, t: Transfers) -> Parts | None:
     rhs[1:, 1] += 1.0 / u
     dy = solver(rhs)
 
-    def part(dy, base, base_x):
+    def part(dy, base, base_x, *, whole=False):
         """Complete dy: dX = base - sym(X dS Z), dx = base_x - x du / u."""
-        D, D_low = op.blocks(dy[0], dy[1:], output=False)
-        p = product(t, D, D_low)
-        dX = []
+        d = op.direction(dy[0], dy[1:])
+        p = product(t, d, whole=whole)
+        dX: Blocks = []
+        k = n
         for b, T in zip(base, p.full, strict=True):
-            A = T + T.T
-            A *= -0.5
+            A = symmetrised(T.copy() if whole else T, -0.5, k, whole=not dX)
+            # Rounding differs between the two matrices that a layer's block is part of.
             A += b
+            if dX:
+                A[:k, :k] = dX[-1][-k:, -k:]
             dX.append(A)
+            k = len(A) - k
         dx = base_x - x * dy[1:] / u
         blocks = split(dX, n)
-        done = Part(dy[0], dy[1:], dx, dX, op.values(*blocks), op.output_value(blocks[0]))
-        return done, (D, D_low, p)
+        return Part(dy[0], dy[1:], dx, dX, op.values(*blocks), op.output_value(blocks[0])), d, p
 
     minus_X = [-K for K in t.X_cliques]
-    affine, (D, D_low, p) = part(dy[:, 0], minus_X, -x)
-    centring, _ = part(dy[:, 1], t.Z_cliques, 1.0 / u)
-    K = corrector(t, X, X_low, D, D_low, p)
+    affine, d, p = part(dy[:, 0], minus_X, -x, whole=True)
+    centring, *_ = part(dy[:, 1], t.Z_cliques, 1.0 / u)
+    K = corrector(t, X, X_low, d, p)
     k = affine.x * affine.u / u
     rhs = op.values(*split(K, n))
     rhs[1:] += k
     np.negative(rhs, out=rhs)
-    corr, _ = part(solver(rhs), [-A for A in K], -k)
+    corr, *_ = part(solver(rhs), [-A for A in K], -k)
     return Parts(affine, centring, corr, t.X_cliques, mu, values)
 
 
@@ -181,7 +185,7 @@ def ratio(v, dv) -> float:
     return 1.0 / q if q > 0.0 else np.inf
 
 
-def distance(feasible, limit: float) -> float:
+def distance(feasible, limit: float, bisections: int) -> float:
     """Return a step at which `feasible` holds, near the largest one but at most 1 and `limit`."""
     high, t = None, min(1.0, limit)
     while not feasible(t):
@@ -190,7 +194,7 @@ def distance(feasible, limit: float) -> float:
             return 0.0
     if high is None:
         return t
-    for _ in range(4):
+    for _ in range(bisections):
         middle = 0.5 * (t + high)
         if feasible(middle):
             t = middle
@@ -209,7 +213,7 @@ def definite(cliques: Blocks, dX: Blocks, t: float) -> bool:
     return True
 
 
-def measure(op, point, parts, step, factor: float, counts) -> None:
+def measure(op, point, parts, step, factor: float, counts, bisections: int) -> None:
     """Set both step lengths."""
 
     def primal(t):
@@ -221,10 +225,10 @@ def measure(op, point, parts, step, factor: float, counts) -> None:
         return definite(parts.cliques, step.cliques, t)
 
     limit = factor * ratio(point.u, step.u)
-    t = distance(primal, limit)
+    t = distance(primal, limit, bisections)
     step.primal_step = t if t >= min(1.0, limit) else factor * t
     limit = factor * ratio(point.x, step.x)
-    t = distance(dual, limit)
+    t = distance(dual, limit, bisections)
     step.dual_step = t if t >= min(1.0, limit) else factor * t
 
 
@@ -235,13 +239,13 @@ def chosen_direction(op: ChainOperator, point: Point, parts: Parts, counts) -> S
     that allows a longer one.
     """
     affine = Step(parts, 0.0, 0.0)
-    measure(op, point, parts, affine, 0.98, counts)
+    measure(op, point, parts, affine, 0.98, counts, _BIS[0])
     primal, dual = affine.primal_step, affine.dual_step
     shortest = min(primal, dual)
     mu = max(gap_after(op, point, parts, affine, primal, dual), 0.0)
     sigma = float(np.clip((mu / parts.mu) ** max(1.0, 3.0 * shortest**2), 1e-6, 1.0))
     step = Step(parts, sigma, 1.0)
-    measure(op, point, parts, step, _TO_BOUNDARY, counts)
+    measure(op, point, parts, step, _TO_BOUNDARY, counts, _BIS[1])
     a = min(step.primal_step, step.dual_step)
     if a < _SEARCH_BELOW:
         found = _search(op, point, parts, a, shortest, counts)
@@ -249,7 +253,7 @@ def chosen_direction(op: ChainOperator, point: Point, parts: Parts, counts) -> S
             level, candidate = found
             gain = (1.0 - candidate.sigma) * level * min(1.0, 2.0 * level)
             if gain > (1.0 - sigma) * a * min(1.0, 2.0 * a):
-                measure(op, point, parts, candidate, _TO_BOUNDARY, counts)
+                measure(op, point, parts, candidate, _TO_BOUNDARY, counts, _BIS[1])
                 return candidate
     return step
 

@@ -29,7 +29,7 @@ References
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
@@ -90,6 +90,8 @@ class ChainState:
         Data that can be rebuilt.
     """
 
+    transient: ClassVar[tuple[str, ...]] = ("cache",)
+
     tol: float
     structure: str = "neuron"
     upper: float = np.inf
@@ -110,7 +112,7 @@ class ChainState:
     cache: Any = field(default=None, repr=False, compare=False)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "cache": None}
+        return {**self.__dict__, **dict.fromkeys(self.transient)}
 
 
 @dataclass
@@ -191,7 +193,8 @@ def default_multipliers(form: Chain, structure: str):
     """Return multipliers, divided by ρ, near enough to the optimum to start from."""
     if structure == "layer":
         return fast_multipliers(form, per_layer=True)
-    return chain_start(form)
+    few = form.n_hidden <= 600 or max(form.widths) >= 400
+    return chain_start(form, quality="low" if few else "medium")
 
 
 def _single_layer(form: Chain, state: ChainState) -> ChainState:
@@ -305,7 +308,7 @@ def advance(form: Chain, state: ChainState) -> None:
         return
     point = Point(state.rho, state.u, list(state.X), list(state.X_low), state.x)
     inverse = invert(*cache.S, cache.factors)
-    t = None if inverse is None else transfers(point.X, point.X_low, inverse)
+    t = None if inverse is None else transfers(point.X, point.X_low, inverse, cache.operator.W)
     parts = None if t is None else directions(cache.operator, point, t)
     if parts is None:
         state.done, state.message = "failed", "a factorisation broke down: rounding"

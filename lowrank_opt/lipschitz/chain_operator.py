@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from scipy.linalg import lapack
 
-from .chain_blocks import cholesky, factor, half_solve, solve
+from .chain_blocks import Direction, cholesky, factor, half_solve, solve
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -86,6 +86,15 @@ class ChainOperator:
             diagonal[-1] -= self.C
         low = [low[0], *(np.ascontiguousarray(A) for A in low[1:])]
         return diagonal, low
+
+    def direction(self, rho: float, u: NDArray[np.float64]) -> Direction:
+        """Return the part of `blocks` that is linear, with what makes products with it cheap."""
+        D, D_low = self.blocks(rho, u, output=False)
+        lam = self.lift(u)
+        scale = [lam[:0]]
+        scale += [self.gain[i] * self.layer(lam, i) for i in range(1, self.n_layers)]
+        diagonal = (rho, 2.0 * self.layer(lam, self.n_layers - 1)) if self.plain else None
+        return Direction(D, D_low, scale, diagonal)
 
     def values(self, A: Blocks, A_low: Blocks) -> NDArray[np.float64]:
         """Return ⟨E_0, A⟩ and ⟨A_j, A⟩ (summed over a layer for "layer"), shape (1 + m,)."""

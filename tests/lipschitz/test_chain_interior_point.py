@@ -85,19 +85,37 @@ class TestBlocks:
         Z, X, D = np.linalg.inv(S), np.linalg.inv(R), tridiagonal(sizes, 3)
         S_blocks = to_blocks(S, sizes)
         inverse = blocks.invert(*S_blocks, blocks.factor(*S_blocks))
-        t = blocks.transfers(*to_blocks(X, sizes), inverse)
-        return sizes, X, Z, D, inverse, t
+        g = np.random.default_rng(4)
+        weights = [g.standard_normal((m, n)) for n, m in itertools.pairwise([1, *sizes])]
+        scale = [g.standard_normal(n) for n in sizes]
+        low = [
+            A if i == 0 else -s[:, None] * W
+            for i, (A, s, W) in enumerate(zip(to_blocks(D, sizes)[1], scale, weights, strict=True))
+        ]
+        at = np.concatenate([[0], np.cumsum(sizes)])
+        for i in range(1, len(sizes)):
+            r, c = slice(at[i], at[i + 1]), slice(at[i - 1], at[i])
+            D[r, c], D[c, r] = low[i], low[i].T
+        diagonal = None
+        if request.param[0] != 5:
+            D[: at[1], : at[1]] = 0.3 * np.eye(at[1])
+            D[at[-2] :, at[-2] :] = np.diag(scale[-1])
+            diagonal = (0.3, scale[-1])
+        d = blocks.Direction(to_blocks(D, sizes)[0], low, scale, diagonal)
+        t = blocks.transfers(*to_blocks(X, sizes), inverse, weights)
+        return sizes, X, Z, D, d, inverse, t
 
     def test_inverse(self, case):
-        sizes, _, Z, _, inverse, _ = case
+        sizes, _, Z, _, _, inverse, _ = case
         expected, expected_low = to_blocks(Z, sizes)
         for A, B in zip(inverse.Z + inverse.Z_low[1:], expected + expected_low[1:], strict=True):
             np.testing.assert_allclose(A, B, rtol=1e-9, atol=1e-12)
 
     def test_products(self, case):
-        sizes, X, Z, D, _, t = case
-        p = blocks.product(t, *to_blocks(D, sizes))
-        K = blocks.corrector(t, *to_blocks(X, sizes), *to_blocks(D, sizes), p)
+        sizes, X, Z, D, d, _, t = case
+        p = blocks.product(t, d, whole=True)
+        part = blocks.product(t, d, whole=False)
+        K = blocks.corrector(t, *to_blocks(X, sizes), d, p)
         full = X @ D @ Z
         second = (-X - 0.5 * (full + full.T)) @ D @ Z
         second = 0.5 * (second + second.T)
@@ -105,7 +123,14 @@ class TestBlocks:
         for i in range(len(sizes) - 1):
             c = slice(at[i], at[i + 2])
             np.testing.assert_allclose(p.full[i], full[c, c], rtol=1e-8, atol=1e-9)
-            np.testing.assert_allclose(K[i], second[c, c], rtol=1e-8, atol=1e-8)
+            expected = second[c, c]
+            if i > 0:  # the block that is also the last one of the matrix before
+                n = sizes[i]
+                expected[:n, :n] = K[i][:n, :n] = 0.0
+                np.testing.assert_array_equal(part.full[i][:n, :n], 0.0)
+                part.full[i][:n, :n] = p.full[i][:n, :n]
+            np.testing.assert_allclose(part.full[i], p.full[i], rtol=1e-8, atol=1e-9)
+            np.testing.assert_allclose(K[i], expected, rtol=1e-8, atol=1e-8)
 
     def test_indefinite_has_no_factor(self):
         S = to_blocks(tridiagonal([3, 4, 5], 1, -0.1), [3, 4, 5])
@@ -168,7 +193,7 @@ class TestOperator:
         S = tridiagonal(sizes, 1, 1.0)
         S_blocks = to_blocks(S, sizes)
         inverse = blocks.invert(*S_blocks, blocks.factor(*S_blocks))
-        t = blocks.transfers(*to_blocks(X, sizes), inverse)
+        t = blocks.transfers(*to_blocks(X, sizes), inverse, op.W)
         B = op.schur(t, *to_blocks(X, sizes))
         expected = dense.schur_matrix(form, X, np.linalg.inv(S))
         expected = 0.5 * (expected + expected.T)
