@@ -26,6 +26,7 @@ from lowrank_opt.core.serialize import register_serializable
 from lowrank_opt.core.threads import thread_limit
 from lowrank_opt.lipschitz.lmi_direction import Point, iterate
 from lowrank_opt.lipschitz.lmi_operator import Operator, cholesky, inverse
+from lowrank_opt.lipschitz.lmi_starts import layered_multipliers
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -228,7 +229,7 @@ def _begin(
     """Second phase if feasible multipliers are known or easily guessed, else the first."""
     sizes = plain.sizes()
     best = None if given is None else plain.certify(given)[1]
-    centre = plain.guess()[1]
+    centre = _centre(plain)
     if best is None:
         best = centre
     elif centre is not None:
@@ -248,6 +249,16 @@ def _begin(
     state.point = _point(operator, tau, y)
     if state.point is None:  # pragma: no cover - the shift makes S dominant
         _fail(state, "no start could be made")
+
+
+def _centre(plain: Operator) -> NDArray[np.float64] | None:
+    """Return multipliers well inside, if they are easily found."""
+    rho, best = plain.guess()
+    layered = layered_multipliers(plain)
+    if layered is not None:
+        r, u = plain.certify(layered)
+        best = u if r < rho else best
+    return best
 
 
 def _second(
@@ -285,7 +296,7 @@ def _first_phase(
     # -τ is the smallest eigenvalue of E + Σ y A that the multipliers reach.
     dual = operator.margin_bound(point.X)  # no multipliers reach more than this
     reached = -point.rho
-    if reached > _FEASIBLE and reached >= 0.3 * dual:
+    if reached > _FEASIBLE and reached >= 0.03 * dual:
         rho, u = plain.certify(point.y)
         if u is not None and rho > 0.0:
             _second(form, state, plain, u, rho)
