@@ -1,7 +1,8 @@
 """Trains the networks of ``digits_networks.npz``.
 
-``python -m lowrank_opt.datasets._train_networks`` writes the file. ReLU networks by scikit-learn, MaxMin networks here in NumPy. Other versions of the libraries and
-other machines lead to other weights; the file in the package is what everything else uses.
+``python -m lowrank_opt.datasets._train_networks`` writes the file. ReLU networks are trained by
+scikit-learn, MaxMin networks here in NumPy. Other versions of the libraries and other machines lead
+to other weights; the file in the package is what everything else uses.
 """
 
 from __future__ import annotations
