@@ -2,12 +2,6 @@
 
 Values are flattened in C order, channels first. A convolution is the cross-correlation that
 networks use: the kernel is not flipped.
-
-References
-----------
-.. [1] H. Sedghi, V. Gupta, P. M. Long, "The singular values of convolutional layers", ICLR 2019.
-.. [2] B. Delattre, Q. Barthélemy, A. Araujo, A. Allauzen, "Efficient bound of Lipschitz constant
-   for convolutional layers by Gram iteration", ICML 2023.
 """
 
 from __future__ import annotations
@@ -59,11 +53,13 @@ def convolution_matrix(
         Weights.
     input_shape : sequence of int
         (c_in, n_1, ..., n_d).
-    stride, dilation : int or sequence of int, default=1
+    stride : int or sequence of int, default=1
         For all dimensions, or one for each.
     padding : int, sequence of int or of pairs, or {"valid", "same"}, default=0
         Added at both ends; a pair: (before, after). ``"same"``, with stride 1: as many outputs as
         inputs, the odd one added after.
+    dilation : int or sequence of int, default=1
+        Distance of the taps.
     groups : int, default=1
         Blocks of channels that do not mix.
     padding_mode : {"zeros", "circular", "reflect", "replicate"}, default="zeros"
@@ -117,8 +113,14 @@ def average_pool_matrix(
     ----------
     input_shape : sequence of int
         (channels, n_1, ..., n_d).
-    kernel_size, stride, padding, ceil_mode
-        As of :func:`pool_windows`.
+    kernel_size : int or sequence of int
+        Taps in every dimension.
+    stride : int, sequence of int or None, default=None
+        ``None``: the kernel size.
+    padding : int, sequence of int or of pairs, default=0
+        As of :func:`convolution_matrix`.
+    ceil_mode : bool, default=False
+        As of :func:`~lowrank_opt.lipschitz.windows.pool_windows`.
     count_include_pad : bool, default=True
         Whether zeros of the padding count in the mean (places beyond the padding, which
         `ceil_mode` adds, never do).
@@ -175,8 +177,20 @@ def convolution_norm(
 
     Parameters
     ----------
-    kernel, input_shape, stride, padding, dilation, groups, padding_mode
-        As of :func:`convolution_matrix`.
+    kernel : array-like of shape (c_out, c_in / groups, k_1, ..., k_d)
+        Weights.
+    input_shape : sequence of int
+        (c_in, n_1, ..., n_d).
+    stride : int or sequence of int, default=1
+        For all dimensions, or one for each.
+    padding : int, sequence of int or of pairs, or {"valid", "same"}, default=0
+        Added at both ends; a pair: (before, after).
+    dilation : int or sequence of int, default=1
+        Distance of the taps.
+    groups : int, default=1
+        Blocks of channels that do not mix.
+    padding_mode : {"zeros", "circular", "reflect", "replicate"}, default="zeros"
+        What the padding holds.
     method : {"auto", "matrix", "fourier"}, default="auto"
         ``"matrix"``: the norm of the matrix itself, within about 1e-12 relative; its shorter
         side must be small (cost: its cube). ``"fourier"``: the norm of the circular convolution
@@ -196,6 +210,21 @@ def convolution_norm(
     by repeated squaring of the Gram matrices, λ_max(G) ≤ ‖G^m‖_F^(1/m) [2]_, at first for all
     frequencies, then for those that may still be the largest. Cost for each squaring:
     min(c_out, c_in sᵈ)³ times the frequencies that are left; about 10 to 30 squarings.
+
+    References
+    ----------
+    .. [1] H. Sedghi, V. Gupta, P. M. Long, "The singular values of convolutional layers",
+       ICLR 2019.
+    .. [2] B. Delattre, Q. Barthélemy, A. Araujo, A. Allauzen, "Efficient bound of Lipschitz
+       constant for convolutional layers by Gram iteration", ICML 2023.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from lowrank_opt.lipschitz import convolution_norm
+    >>> mean = np.full((1, 1, 3, 3), 1 / 9)
+    >>> round(convolution_norm(mean, (1, 100, 100), padding=1), 6)
+    1.0
     """
     K, shape, d = _checked(kernel, input_shape, groups)
     steps, gaps = each("stride", stride, d, 1), each("dilation", dilation, d, 1)
