@@ -38,8 +38,9 @@ if TYPE_CHECKING:
 __all__ = ["StageState", "advance", "start", "top_eigenvalue"]
 
 _PASSES = {"fast": ("closed",), "sdp": ("closed", "program"), "best": ("closed", "list", "program")}
-# Work of one iteration, in multiplications, before it returns to the driver.
-_CHUNK = 2e10
+# Work, in multiplications, up to which a start from an answer is compared with it at once.
+_AT_ONCE = 1e9
+_WORK = {"closed": 3.0, "list": 150.0, "program": 1000.0}
 # Above this order the largest eigenvalue comes from Lanczos iterations.
 _DENSE = 250
 _GOLDEN = 0.5 * (np.sqrt(5.0) - 1.0)
@@ -66,7 +67,7 @@ class StageState:
     message : str
         Layers whose program failed, and had the closed form instead.
     nit : int
-        Iterations done; each a few layers.
+        Iterations done, each a layer of a pass.
     counts : dict of str to int
         ``layers`` done in all passes, ``inner_iterations`` of the programs.
     tol : float
@@ -128,8 +129,11 @@ def start(
         The network.
     tol : float
         Relative gap of the programs of the layers.
-    multipliers, dual : object, default=None
-        Not used: there is nothing to start from.
+    multipliers : sequence of ndarray of shape (n_i,) or None, default=None
+        Those of an earlier run. They do not help, but unless the network is large all passes are
+        done at once.
+    dual : None
+        Not used.
     mode : {"fast", "sdp", "best"}, default="fast"
         Closed form; closed form, then a program for each layer; also the list of closed forms.
 
@@ -142,11 +146,15 @@ def start(
     if len(form.weights) == 1:
         state.upper = state.lower = np.sqrt(top_eigenvalue(_gram(form.weights[0])))
         state.done = "converged"
+    work = sum(_WORK[kind] * W.shape[0] ** 3.0 for kind in state.passes for W in form.weights[:-1])
+    while multipliers is not None and work <= _AT_ONCE and not state.done:
+        advance(form, state)
+    state.nit = 0
     return state
 
 
 def advance(form: Chain, state: StageState) -> None:
-    """Do a few layers, in place.
+    """Do one layer, in place.
 
     Parameters
     ----------
@@ -160,13 +168,8 @@ def advance(form: Chain, state: StageState) -> None:
     Cost: ``7/3 n³`` flops for the closed form of a layer of width n.
     """
     state.nit += 1
-    work = 0.0
     with np.errstate(all="ignore"):
-        while not state.done and work < _CHUNK:
-            kind = state.passes[state.current]
-            n = form.weights[state.layer].shape[0]
-            work += {"closed": 3.0, "list": 150.0, "program": 1e30}[kind] * float(n) ** 3
-            _one_layer(form, state, kind)
+        _one_layer(form, state, state.passes[state.current])
 
 
 def _one_layer(form: Chain, state: StageState, kind: str) -> None:

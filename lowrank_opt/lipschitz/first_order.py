@@ -15,7 +15,7 @@ References
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
@@ -44,6 +44,7 @@ _PHASE_DECREASE = 1e-3
 _MIX = 0.05
 # Squarings and evaluations of `chain_start`.
 _EFFORTS = {"low": (3, 30), "medium": (5, 100), "high": (5, 300)}
+_SMALL, _WIDE = 600, 400
 
 
 @register_serializable
@@ -83,11 +84,17 @@ class FirstOrderState:
         Index of the order of the norms.
     phases : tuple of int
         Squarings of all phases.
+    since : int
+        Iterations since the memory was cleared.
+    entered : float
+        Logarithm of the best bound when the last phase was entered again; infinite before.
     values : list of float
         Halves of the objective, logarithms of bounds, after the last iterations of this phase.
     cache : SlopeRecursion or None
         Work space; rebuilt when ``None``.
     """
+
+    transient: ClassVar[tuple[str, ...]] = ("cache",)
 
     upper: float = np.inf
     lower: float = 0.0
@@ -106,11 +113,13 @@ class FirstOrderState:
     pairs: int = 0
     phase: int = 0
     phases: tuple[int, ...] = _PHASES
+    since: int = 0
+    entered: float = np.inf
     values: list[float] = field(default_factory=list)
     cache: Any = field(default=None, repr=False, compare=False)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "cache": None}
+        return {**self.__dict__, **dict.fromkeys(self.transient)}
 
 
 def start(
@@ -128,9 +137,11 @@ def start(
     form : Chain
         The network.
     tol : float
-        The last phase ends when the bound fell by less than this part in 15 iterations.
+        Done when the bound falls by less than this part in the first 15 iterations without
+        memory, with the last norm.
     multipliers : sequence of ndarray of shape (n_i,) or None, default=None
-        Where to begin, divided by ρ; ``None``: a guess from sums of squared weights.
+        Where to begin, divided by ρ; those 15 iterations are done at once. ``None``: a guess from
+        sums of squared weights.
     dual : object, default=None
         Not used.
     phases : tuple of int or None, default=None
@@ -163,6 +174,11 @@ def start(
         _begin_phase(state)
     if not np.isfinite(state.value):
         state.done, state.message = "failed", "no multipliers were feasible in double precision"
+    if multipliers is not None and not state.done:
+        state.entered = float(np.log(state.upper))
+    while multipliers is not None and not state.done and state.nit <= _WINDOW:
+        advance(form, state)
+    state.nit = 0
     return state
 
 
@@ -188,24 +204,27 @@ def advance(form: Chain, state: FirstOrderState) -> None:
     moved = _step(state)
     state.values.append(0.5 * state.value)
     del state.values[: -_WINDOW - 1]
+    state.since += 1
     last = state.phase == len(state.phases) - 1
     tol = state.tol if last else max(state.tol, _PHASE_DECREASE)
     slow = len(state.values) > _WINDOW and state.values[0] - state.values[-1] < tol
+    if last and state.entered - float(np.log(state.upper)) < tol:
+        # A run of its own, without memory, has not improved the bound.
+        if state.since == _WINDOW + 1 or not moved:
+            state.done = "converged"
+            return
+        slow = False
     if moved and not slow:
         return
-    if not last:
-        state.phase += 1
-        # The same multipliers, of which the new norm makes another point.
-        state.x = state.cache.locate(state.multipliers, state.phases[state.phase])
-        _begin_phase(state)
-    elif slow:
-        state.done = "converged"
-    else:
-        state.done, state.message = "stalled", "no step along the gradient improves the bound"
+    state.phase = min(state.phase + 1, len(state.phases) - 1)
+    # The best multipliers so far, of which a new norm makes another point.
+    state.x = state.cache.locate(state.multipliers, state.phases[state.phase])
+    _begin_phase(state)
+    state.entered = float(np.log(state.upper)) if last else np.inf
 
 
 def _begin_phase(state: FirstOrderState) -> None:
-    state.pairs = 0
+    state.pairs = state.since = 0
     state.values.clear()
     now = _evaluate(state, state.x)
     state.value, state.gradient = now.value, now.gradient
@@ -286,7 +305,5 @@ def chain_start(chain: Chain, *, quality: str = "auto") -> tuple[NDArray[np.floa
 
 
 def _effort(chain: Chain) -> str:
-    depth, widest = len(chain.weights), max(chain.widths)
-    if widest >= 400 or (chain.n_hidden <= 400 and depth <= 10):
-        return "low"
-    return "medium" if depth <= 40 else "high"
+    few = chain.n_hidden <= _SMALL or max(chain.widths) >= _WIDE
+    return "low" if few else "medium"
