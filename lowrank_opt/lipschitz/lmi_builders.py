@@ -219,18 +219,20 @@ def _bases(group: Group, n: int) -> tuple[NDArray[np.float64], NDArray[np.float6
     """Orthonormal rows that span what each group keeps, and the rest: (n, r, size) each."""
     size = group.size
     if group.direction is None:
-        v = np.full((1, size), 1.0 / np.sqrt(size))
-        v = np.broadcast_to(v, (n, size))
-    else:
-        v = group.direction / np.linalg.norm(group.direction, axis=1, keepdims=True)
+        # Differences of equal entries are then exactly zero.
+        across = np.tril(np.ones((size - 1, size)))
+        np.fill_diagonal(across[:, 1:], -np.arange(1.0, size))
+        across /= np.sqrt(np.arange(1.0, size) * np.arange(2.0, size + 1.0))[:, None]
+        along = np.full((1, size), 1.0 / np.sqrt(size))
+        return np.broadcast_to(along, (n, 1, size)), np.broadcast_to(across, (n, *across.shape))
+    v = group.direction / np.linalg.norm(group.direction, axis=1, keepdims=True)
     # Rows 1, ... of the reflection that maps v to the first axis are orthogonal to v.
     reflection = np.empty((n, size, size))
     for g in range(n):
         w = v[g].copy()
         w[0] += np.copysign(1.0, w[0])
         reflection[g] = np.eye(size) - 2.0 * np.outer(w, w) / (w @ w)
-    along, across = v[:, None, :], reflection[:, 1:, :]
-    return (along, across) if group.direction is None else (across, along)
+    return reflection[:, 1:, :], v[:, None, :]
 
 
 def _slopes(alpha: object, beta: object, n: int) -> tuple[NDArray[np.float64], ...]:

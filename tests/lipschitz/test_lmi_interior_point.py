@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import scipy.linalg
 
 from lowrank_opt.core.serialize import decode, encode
 from lowrank_opt.lipschitz import lmi_interior_point as engine
@@ -22,6 +23,9 @@ from lowrank_opt.lipschitz.lmi_builders import (
     mixed_lmi,
     residual_lmi,
 )
+from lowrank_opt.lipschitz.lmi_cuts import ConeSteps
+from lowrank_opt.lipschitz.lmi_operator import Operator, cholesky, inverse
+from lowrank_opt.lipschitz.lmi_starts import layered_multipliers
 
 _SPEC = importlib.util.spec_from_file_location(
     "lipschitz_raw_inequalities", Path(__file__).with_name("raw_inequalities.py")
@@ -75,7 +79,7 @@ def solved(form, **options):
     assert np.all(np.abs(values[form.free]) <= 1e-12 * scale)
     lower = np.vdot(form.C, X)
     np.testing.assert_allclose(
-        state.lower, lower if form.norm == "linf" else np.sqrt(lower), rtol=1e-9
+        state.lower, lower if form.norm == "linf" else np.sqrt(lower), rtol=1e-8
     )
     return state.upper
 
@@ -438,3 +442,142 @@ def test_a_target_out_of_reach_ends_with_the_best_bound():
     reference = solve(form)
     np.testing.assert_allclose(state.upper, reference.upper, rtol=2 * TOL)
     assert state.lower <= reference.upper
+
+
+def test_deep_networks_need_no_scaling_by_the_user():
+    gain = 16.0  # a power of two: both networks are the same up to exponents
+    W = network((3, *[6] * 8, 1), seed=13)
+    big = [gain * V for V in W]
+    for layers in ([RELU] * 8, [RELU, Group(2)] * 4):
+        first = solved(mixed_lmi(W, layers, norm="linf"))
+        close(solved(mixed_lmi(big, layers, norm="linf")), gain**9 * first)
+        close(solved(mixed_lmi(big, layers)), gain**9 * solved(mixed_lmi(W, layers)))
+
+
+def test_dead_neurons_and_groups_are_left_out():
+    W = network((3, 6, 6, 2), seed=14)
+    W[0][:2] = 0.0
+    W[1][2:4] = W[1][2]  # one pair with equal inputs never turns
+    form = mixed_lmi(W, [RELU, Group(2)])
+    assert form.free.size == 4 + 2
+    bound = solved(form)
+    pair = np.ones((1, 2))
+    small = [W[0][2:], W[1][[0, 1, 4, 5], 2:], W[2][:, [0, 1, 4, 5]]]
+    through = W[2][:, 2:4] @ pair.T
+    exact = max(
+        largest_over_slopes(
+            lambda s, D=D: (
+                small[2] @ D @ small[1] @ (s[:, None] * small[0])
+                + through @ W[1][2:3, 2:] @ (s[:, None] * small[0])
+            ),
+            4,
+        )
+        for D in sort_patterns(2)
+    )
+    assert exact <= bound * (1.0 + 1e-9)
+    assert bound <= np.prod([np.linalg.norm(V, 2) for V in W])
+
+
+def test_substituted_identities_matter_in_deep_sorting_networks():
+    W = network((8, *[8] * 11, 8), seed=15)
+    bound = solved(mixed_lmi(W, [Group(2)] * 11))
+    published = solved(mixed_lmi(W, [Group(2)] * 11, identities="multipliers"))
+    rng = np.random.default_rng(0)
+    patterns, found = list(sort_patterns(4)), 0.0
+    for _ in range(300):
+        J = W[0]
+        for V in W[1:]:
+            J = V @ patterns[rng.integers(16)] @ J
+        found = max(found, np.linalg.norm(J, 2))
+    assert found <= bound <= 0.6 * published
+
+
+# -- pieces -----------------------------------------------------------------------------------
+
+
+def test_schur_matrix_and_maps_against_their_definition():
+    rng = np.random.default_rng(16)
+    form = mixed_lmi(network((3, 4, 4, 2)), [(0.1, 1.0), Group(2)], identities="multipliers")
+    operator = Operator(form)
+    M = form.M.toarray()
+    terms = [form.P @ np.diag(M[:, k]) @ form.Q.T for k in range(form.free.size)]
+    terms = [A + A.T for A in terms]
+    X, Z = (R @ R.T for R in rng.standard_normal((2, operator.d, operator.d)))
+    both = [np.diag(form.E), *terms]
+    expected = np.array([[np.trace(A @ X @ B @ Z) for B in both] for A in both])
+    np.testing.assert_allclose(operator.schur(X, Z), expected, rtol=1e-9, atol=1e-10)
+    np.testing.assert_allclose(
+        operator.values(X), [np.vdot(A, X) for A in terms], rtol=1e-9, atol=1e-11
+    )
+    y = rng.standard_normal(form.free.size)
+    total = sum(c * A for c, A in zip(y, terms, strict=True))
+    np.testing.assert_allclose(operator.adjoint(y), total, atol=1e-12)
+    np.testing.assert_allclose(inverse(cholesky(Z)) @ Z, np.eye(operator.d), atol=1e-7)
+
+
+def test_steps_to_the_boundary_of_the_cone():
+    rng = np.random.default_rng(17)
+    R = rng.standard_normal((12, 12))
+    M = R @ R.T + np.eye(12)
+    parts = [S + S.T for S in rng.standard_normal((3, 12, 12))]
+    counts = {}
+    steps = ConeSteps(M, counts)
+    for D in parts:
+        steps.add(10.0 * D)
+    for s, r in ((0.0, 0.0), (0.3, 0.0), (0.1, 1.0), (1.0, 0.5), (0.7, 0.2)):
+        D = 10.0 * (parts[0] + s * parts[1] + r * parts[2])
+        exact = -1.0 / scipy.linalg.eigh(D, M, eigvals_only=True)[0]
+        assert exact < 1.0
+        assert steps.bound(s, r) >= exact * (1.0 - 1e-9)
+        assert 0.85 * 0.95 * exact <= steps.length(s, r, np.inf, 0.95) <= 0.95 * exact
+        assert not steps.inside(s, r, 1.001 * exact)
+    assert counts["factorisations"] < 50
+
+
+def test_layered_start_is_eclipse_fast():
+    W = network((3, 6, 5, 2), seed=18)
+    form = chain_lmi(Chain(tuple(W), (np.zeros(6), np.zeros(5))))
+    u = layered_multipliers(Operator(form))
+    X, expected = np.eye(3), []
+    for V in W[:2]:
+        Y = V @ np.linalg.solve(X, V.T)
+        size = 1.0 / np.linalg.eigvalsh(Y)[-1]
+        expected += [size] * len(V)
+        X = 2.0 * size * np.eye(len(V)) - size**2 * Y
+    np.testing.assert_allclose(u, expected, rtol=1e-10)
+    loop = implicit_lmi(np.full((2, 2), 0.1), np.ones((2, 1)), np.ones((1, 2)), None, 0.0, 1.0)
+    assert layered_multipliers(Operator(loop)) is None
+
+
+@pytest.mark.parametrize("kind", ["residual", "mixed", "linf"])
+def test_layered_start_is_well_inside(kind):
+    rng = np.random.default_rng(19)
+    if kind == "residual":
+        blocks = [(None, None, gaussian(rng, 6, 6, gain=2.0)) for _ in range(6)]
+        form = residual_lmi(np.eye(6), blocks, [RELU, (-0.1, 1.0)] * 3, np.eye(6))
+    else:
+        W = network((3, *[6] * 6, 1), seed=19)
+        norm = "linf" if kind == "linf" else "l2"
+        form = mixed_lmi(W, [RELU, Group(3), (-1.0, 1.0)] * 2, norm=norm)
+    operator = Operator(form)
+    u = layered_multipliers(operator)
+    assert np.all(u > 0.0)
+    K = operator.adjoint(u) + np.diag(form.E)
+    if form.norm == "linf":
+        K = K[:-1, :-1]
+    scale = 1.0 / np.sqrt(K.diagonal())
+    assert np.linalg.eigvalsh(K * np.outer(scale, scale))[0] > 1e-4
+
+
+def test_lower_bound_needs_every_condition():
+    form = example()
+    state = solve(form)
+    operator, (X,) = Operator(form), state.dual
+    rho = state.upper**2
+    np.testing.assert_allclose(operator.dual_bound(X, rho), state.lower**2, rtol=1e-12)
+    np.testing.assert_allclose(operator.dual_bound(5.0 * X, rho), state.lower**2, rtol=1e-12)
+    outside = X.copy()
+    outside[-1, -1] *= 1.1  # |h|² grows, its product with the input does not
+    assert operator.dual_bound(outside, rho) == 0.0
+    indefinite = X - 1.1 * np.linalg.eigvalsh(X)[0] * np.eye(len(X))
+    assert operator.dual_bound(indefinite, rho) == 0.0
