@@ -89,8 +89,8 @@ def as_network(
     Notes
     -----
     Convolutions and average pooling become sparse matrices. Max pooling is exact: it is a
-    GroupSort of the windows of which the largest entries are kept. ONNX graphs with branches
-    become `Residual` networks.
+    GroupSort of the windows of which the largest entries are kept. In ONNX graphs, affine maps
+    that follow each other are multiplied, and graphs with branches become `Residual` networks.
 
     Examples
     --------

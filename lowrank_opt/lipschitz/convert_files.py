@@ -105,6 +105,8 @@ def weights_of_mapping(arrays: Mapping[str, Any]) -> list[tuple[Any, Any]]:
     """
     if not arrays:
         raise ProblemError(f"network: there are no arrays; {_NAMES}")
+    if not all(isinstance(name, str) for name in arrays):
+        raise ProblemError(f"network: the names of arrays must be strings; {_NAMES}")
     for words, others in (("weights", "biases"), ("Weights", "Biases"), ("W", "b")):
         if words in arrays and set(arrays) <= {words, others}:
             weights = _cells(arrays[words], matrices=True)

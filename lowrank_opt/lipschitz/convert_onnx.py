@@ -72,9 +72,10 @@ def from_onnx(
         _run(onnx, trace, node, values, opset, k == len(nodes) - 1, include_output)
         alive |= {name for name in node.output if isinstance(values.get(name), Value)}
         alive = {name for name in alive if last_use.get(name, -1) > k}
-        if len(alive) == 1:
-            name = next(iter(alive))
-            values[name] = trace.cut(values[name])
+        # More than one name may stand for one value.
+        if len({id(values[name]) for name in alive}) == 1:
+            cut = trace.cut(values[next(iter(alive))])
+            values.update(dict.fromkeys(alive, cut))
     out = values.get(graph.output[0].name)
     if not isinstance(out, Value):
         raise ProblemError("network: the output does not depend on the input")

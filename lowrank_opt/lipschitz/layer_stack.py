@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import scipy.sparse as sp
 
-from lowrank_opt.core.errors import ProblemError
+from lowrank_opt.core.errors import ProblemError, ProblemTypeError
 from lowrank_opt.lipschitz.activations import Activation
 from lowrank_opt.lipschitz.network import Affine, FeedForward
 
@@ -94,6 +94,11 @@ class LayerStack:
             layer = Affine(weight, bias)
         except ProblemError as error:
             raise type(error)(f"network: {label}: {error}") from error
+        except (TypeError, RuntimeError) as error:  # arrays on a device, tensors with gradients
+            raise ProblemTypeError(
+                f"network: {label}: a weight of type {type(weight).__name__} does not become a "
+                f"NumPy array ({error}); convert it first, such as by tensor.detach().cpu().numpy()"
+            ) from error
         if self.width is not None and layer.n_inputs != self.width:
             turned = " (the transposed weight would fit)" if self.width == layer.n_outputs else ""
             raise ProblemError(

@@ -123,6 +123,9 @@ def test_weights_are_copied_and_inputs_untouched():
         ([sp.csr_array(np.array([[1j]]))], "layer 0: .*complex"),
         ([], "list is empty"),
         ({}, "no arrays"),
+        ({1: np.eye(2)}, "must be strings"),
+        ({"W1": np.eye(2), "running_mean1": np.ones(2)}, "'running_mean1' is not understood"),
+        ("relu", "'' are not read"),
         (np.float64(3.0), "one ndarray|float64 is not"),
         (3, "int is not understood"),
         (None, "NoneType is not understood"),
@@ -132,6 +135,17 @@ def test_weights_are_copied_and_inputs_untouched():
 def test_bad_lists(obj, message):
     with pytest.raises(ProblemError, match=message):
         as_network(obj)
+
+
+def test_arrays_that_do_not_become_numpy_arrays():
+    class OnDevice:
+        ndim = 2
+
+        def __array__(self, dtype=None, copy=None):
+            raise TypeError("no implicit conversion")
+
+    with pytest.raises(ProblemError, match=r"layer 1: .*OnDevice.*no implicit.*numpy\(\)"):
+        as_network([np.eye(2), OnDevice()])
 
 
 def test_bad_activations_and_shapes():

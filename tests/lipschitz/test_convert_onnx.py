@@ -358,6 +358,26 @@ def test_the_sum_of_two_linear_branches_is_one_map():
     assert isinstance(net, FeedForward) and len(affine_maps(net)) == 1
 
 
+def test_constants_behind_skips_are_carried_along():
+    nodes, constants = [], {}
+    for k in range(3):
+        a = f"h{k}" if k else "x"
+        constants |= {f"w{k}": drawn(3, 3, seed=k), f"k{k}": drawn(3, seed=k)}
+        nodes += [
+            op("MatMul", f"{a} w{k}", f"z{k}"), op("Relu", f"z{k}", f"s{k}"),
+            op("Add", f"{a} s{k}", f"t{k}"), op("Add", f"t{k} k{k}", f"h{k + 1}"),
+        ]  # fmt: skip
+    net = check(model(nodes, ["n", 3], constants, output="h3"), (1, 3))
+    np.testing.assert_array_equal(net.last.weight, np.eye(3))
+
+
+def test_two_names_of_one_value():
+    nodes = [op("MatMul", "x a", "h"), op("Identity", "h", "k"), op("Relu", "k", "r"),
+             op("Add", "r h")]  # fmt: skip
+    net = check(model(nodes, ["n", 4], {"a": drawn(4, 3)}), (1, 4))
+    assert net.first.weight.shape == (3, 4) and len(net.blocks) == 1
+
+
 @pytest.mark.parametrize("seed", range(12))
 def test_random_graphs(seed):
     g = np.random.default_rng(seed)
@@ -462,6 +482,8 @@ def test_a_softmax_at_the_end_is_left_out_and_elsewhere_refused():
     [
         ([op("MatMul", "x w", "h"), op("Mul", "h x")], SQUARE, r"Mul .*sigmoid"),
         ([op("Sigmoid", "x", "g"), op("MatMul", "x w", "h"), op("Mul", "h g")], SQUARE, "Mul"),
+        ([op("Sigmoid", "x", "g"), op("Add", "g k", "h"), op("Mul", "h x")], {"k": 1.0}, "Mul"),
+        ([op("Erf", "x", "g"), op("Add", "g k", "h"), op("Mul", "h x")], {"k": 2.0}, "Mul"),
         ([op("Transpose", "x", "t"), op("MatMul", "t x")], {}, "attention"),
         ([op("Erf", "x")], {}, r"Erf .*outside of GELU"),
         ([op("Gelu", "x", approximate="tanh")], {}, "approximate"),
