@@ -292,7 +292,7 @@ class ExactLipschitz(Solver):
             state.branches = np.full(m, -1)
             state.size = m
         if x0 is not None:
-            self._resume_from(problem, state, check_start(type(self).__name__, x0, problem.n_parts))
+            self._resume_from(problem, state, check_start(type(self).__name__, x0, problem))
         self._settle(problem, state)
         return state
 
@@ -482,13 +482,19 @@ class ExactLipschitz(Solver):
 
     # ------------------------------------------------------------ results
 
-    def _upper(self, problem: Any, state: Any) -> float:
+    def _upper(self, state: Any) -> float:
         if state.bounds is None:
             return max(state.uppers, default=0.0)
         return float(state.bounds[: state.size].max(initial=0.0))
 
+    def _upper_of(self, state: Any, k: int) -> float:
+        if state.bounds is None:
+            return float(state.uppers[k])
+        own = state.parts[: state.size] == k
+        return float(state.bounds[: state.size][own].max(initial=0.0))
+
     def _settle(self, problem: Any, state: Any) -> None:
-        upper = self._upper(problem, state)
+        upper = self._upper(state)
         state.residual = 0.0 if upper == 0.0 else max(0.0, 1.0 - state.lower / upper)
 
     def terminate(self, problem: Any, state: Any) -> Status | None:
@@ -520,7 +526,7 @@ class ExactLipschitz(Solver):
         for k in range(problem.n_parts):
             if state.bounds is None:
                 if not state.finished[k] or state.uppers[k] == 0.0:
-                    proofs.append(BoundProof("product"))
+                    proofs.append(BoundProof("product", bound=state.uppers[k]))
                     continue
                 whole = np.full((1, net.n_neurons), bounds.OPEN, dtype=np.int8)
                 none = np.zeros((1, net.n_neurons + 2 * problem.network.n_inputs))
@@ -531,8 +537,10 @@ class ExactLipschitz(Solver):
                     np.array(REACHED if self.feasible else ANYWHERE), state.patterns[own].copy(),
                     state.refutations[own].copy(), x,
                 )  # fmt: skip
-            proofs.append(BoundProof("patterns", numbers))
-        return proofs[0] if problem.n_parts == 1 else BoundProof("parts", parts=tuple(proofs))
+            proofs.append(BoundProof("patterns", numbers, bound=self._upper_of(state, k)))
+        if problem.n_parts == 1:
+            return proofs[0]
+        return BoundProof("parts", parts=tuple(proofs), bound=self._upper(state))
 
     def fields(
         self, problem: LipschitzProblem, state: Any, x: Any, certificate: Certificate | None

@@ -176,7 +176,7 @@ class SampledLowerBound(Solver):
             )
             state.complete = True
         if x0 is not None:
-            proofs = check_start(type(self).__name__, x0, problem.n_parts)
+            proofs = check_start(type(self).__name__, x0, problem)
             shown = [p for p in proofs if p.kind == "witness" and p.multipliers]
             for proof in shown:
                 found = state.search.values.max(initial=0.0)
@@ -210,7 +210,9 @@ class SampledLowerBound(Solver):
         """Return the best input, as a proof of the lower bound."""
         _, x = state.search.best(problem.network, problem.norm, problem.region)
         one = BoundProof("witness", () if x is None else (x,))
-        return one if problem.n_parts == 1 else BoundProof("parts", parts=(one,) * problem.n_parts)
+        if problem.n_parts == 1:
+            return one
+        return BoundProof("parts", parts=(one,) * problem.n_parts)
 
     def fields(
         self, problem: LipschitzProblem, state: Any, x: Any, certificate: Certificate | None
