@@ -168,7 +168,9 @@ def invert(S: Blocks, S_low: Blocks, factors: tuple[Blocks, Blocks]) -> Inverse 
     return Inverse(Z, low, up, down, F_inv, F_bar)
 
 
-def clique(A_prev: NDArray, A_low: NDArray, A_next: NDArray) -> NDArray[np.float64]:
+def clique(
+    A_prev: NDArray[np.float64], A_low: NDArray[np.float64], A_next: NDArray[np.float64]
+) -> NDArray[np.float64]:
     """Return the matrix [[A_prev, A_lowᵀ], [A_low, A_next]]."""
     n, m = len(A_prev), len(A_next)
     K = np.empty((n + m, n + m))
@@ -397,7 +399,9 @@ def corrector(t: Transfers, X: Blocks, X_low: Blocks, d: Direction, p: Product) 
     return result
 
 
-def symmetrised(K: NDArray, factor: float, k: int, *, whole: bool) -> NDArray[np.float64]:
+def symmetrised(
+    K: NDArray[np.float64], factor: float, k: int, *, whole: bool
+) -> NDArray[np.float64]:
     """Return ``factor (K + Kᵀ)`` in place, without the first k rows and columns unless `whole`."""
     if whole:
         K += K.T.copy()

@@ -10,9 +10,11 @@ from scipy.linalg import lapack
 from .chain_blocks import cholesky, corrector, product, symmetrised
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from numpy.typing import NDArray
 
-    from .chain_blocks import Blocks, Transfers
+    from .chain_blocks import Blocks, Direction, Product, Transfers
     from .chain_operator import ChainOperator
 
 __all__ = ["Point", "Step", "chosen_direction", "directions"]
@@ -107,7 +109,9 @@ def split(cliques: Blocks, n: int) -> tuple[Blocks, Blocks]:
     return diagonal, low
 
 
-def _solver(op: ChainOperator, point: Point, t: Transfers):
+def _solver(
+    op: ChainOperator, point: Point, t: Transfers
+) -> Callable[[NDArray[np.float64]], NDArray[np.float64]] | None:
     """Return a function that solves with B, or None."""
     ratio = point.x / point.u
     for shift in (0.0, 1e-15, 1e-14, 1e-13, 1e-12, 1e-11, 1e-10, 1e-9, 1e-8):
@@ -138,7 +142,9 @@ def directions(op: ChainOperator, point: Point, t: Transfers) -> Parts | None:
     rhs[1:, 1] += 1.0 / u
     dy = solver(rhs)
 
-    def part(dy, base, base_x, *, whole=False):
+    def part(
+        dy: NDArray[np.float64], base: Blocks, base_x: NDArray[np.float64], *, whole: bool = False
+    ) -> tuple[Part, Direction, Product]:
         """Complete dy: dX = base - sym(X dS Z), dx = base_x - x du / u."""
         d = op.direction(dy[0], dy[1:])
         p = product(t, d, whole=whole)
@@ -168,7 +174,9 @@ def directions(op: ChainOperator, point: Point, t: Transfers) -> Parts | None:
     return Parts(affine, centring, corr, t.X_cliques, mu, values)
 
 
-def gap_after(op, point, parts, step, primal: float, dual: float) -> float:
+def gap_after(
+    op: ChainOperator, point: Point, parts: Parts, step: Step, primal: float, dual: float
+) -> float:
     """Return μ after a step."""
     y_values = np.concatenate([[point.rho], point.u])
     y_values[0] += primal * step.rho
@@ -179,13 +187,13 @@ def gap_after(op, point, parts, step, primal: float, dual: float) -> float:
     return (value + np.dot(x, y_values[1:])) / op.order
 
 
-def ratio(v, dv) -> float:
+def ratio(v: NDArray[np.float64], dv: NDArray[np.float64]) -> float:
     """Return the largest step for which v + step dv >= 0; inf: any."""
     q = np.max(-dv / v)
     return 1.0 / q if q > 0.0 else np.inf
 
 
-def distance(feasible, limit: float, bisections: int) -> float:
+def distance(feasible: Callable[[float], bool], limit: float, bisections: int) -> float:
     """Return a step at which `feasible` holds, near the largest one but at most 1 and `limit`."""
     high, t = None, min(1.0, limit)
     while not feasible(t):
@@ -213,14 +221,22 @@ def definite(cliques: Blocks, dX: Blocks, t: float) -> bool:
     return True
 
 
-def measure(op, point, parts, step, factor: float, counts, bisections: int) -> None:
+def measure(
+    op: ChainOperator,
+    point: Point,
+    parts: Parts,
+    step: Step,
+    factor: float,
+    counts: dict[str, int],
+    bisections: int,
+) -> None:
     """Set both step lengths."""
 
-    def primal(t):
+    def primal(t: float) -> bool:
         counts["trials"] = counts.get("trials", 0) + 1
         return op.positive(point.rho + t * step.rho, point.u + t * step.u)
 
-    def dual(t):
+    def dual(t: float) -> bool:
         counts["trials"] = counts.get("trials", 0) + 1
         return definite(parts.cliques, step.cliques, t)
 
@@ -232,7 +248,7 @@ def measure(op, point, parts, step, factor: float, counts, bisections: int) -> N
     step.dual_step = t if t >= min(1.0, limit) else factor * t
 
 
-def chosen_direction(op: ChainOperator, point: Point, parts: Parts, counts) -> Step:
+def chosen_direction(op: ChainOperator, point: Point, parts: Parts, counts: dict[str, int]) -> Step:
     """Return the direction to take with its step lengths.
 
     The usual rule for σ first; if its steps are short, the smallest σ, with the most corrector,
@@ -258,7 +274,14 @@ def chosen_direction(op: ChainOperator, point: Point, parts: Parts, counts) -> S
     return step
 
 
-def _search(op, point, parts, above: float, weight: float, counts):
+def _search(
+    op: ChainOperator,
+    point: Point,
+    parts: Parts,
+    above: float,
+    weight: float,
+    counts: dict[str, int],
+) -> tuple[float, Step] | None:
     for level in _LEVELS:
         if level <= above:
             return None

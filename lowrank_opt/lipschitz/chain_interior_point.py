@@ -35,15 +35,18 @@ import numpy as np
 
 from lowrank_opt.core.serialize import register_serializable
 
-from .chain_blocks import factor, invert, transfers
+from .chain_blocks import cliques, factor, invert, transfers
 from .chain_directions import Point, chosen_direction, directions
 from .chain_operator import ChainOperator, largest_gram
 from .chain_scaling import Scaling, fast_multipliers, squared_bound
 from .first_order import chain_start
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from numpy.typing import NDArray
 
+    from .chain_blocks import Blocks
     from .forms import Chain
 
 __all__ = ["ChainState", "advance", "start"]
@@ -96,19 +99,19 @@ class ChainState:
     structure: str = "neuron"
     upper: float = np.inf
     lower: float = 0.0
-    multipliers: tuple = ()
-    dual: tuple | None = None
+    multipliers: tuple[Any, ...] = ()
+    dual: tuple[Any, ...] | None = None
     done: str = ""
     message: str = ""
     nit: int = 0
     counts: dict[str, int] = field(default_factory=dict)
-    scales: tuple = ()
+    scales: tuple[Any, ...] = ()
     scale_rho: float = 1.0
     rho: float = 1.0
     u: Any = None
     x: Any = None
-    X: tuple = ()
-    X_low: tuple = ()
+    X: tuple[Any, ...] = ()
+    X_low: tuple[Any, ...] = ()
     cache: Any = field(default=None, repr=False, compare=False)
 
     def __getstate__(self) -> dict[str, Any]:
@@ -189,7 +192,7 @@ def start(
     return state
 
 
-def default_multipliers(form: Chain, structure: str):
+def default_multipliers(form: Chain, structure: str) -> tuple[NDArray[np.float64], ...]:
     """Return multipliers, divided by ρ, near enough to the optimum to start from."""
     if structure == "layer":
         return fast_multipliers(form, per_layer=True)
@@ -211,18 +214,20 @@ def _single_layer(form: Chain, state: ChainState) -> ChainState:
     return state
 
 
-def _record_upper(state: ChainState, multipliers, value: float) -> None:
+def _record_upper(
+    state: ChainState, multipliers: Sequence[NDArray[np.float64]], value: float
+) -> None:
     if value < state.upper:
         state.upper, state.multipliers = float(value), tuple(multipliers)
 
 
-def _given_dual(form: Chain, state: ChainState, dual) -> bool:
+def _given_dual(form: Chain, state: ChainState, dual: tuple[NDArray[np.float64], ...]) -> bool:
     """Take the bound that a given dual matrix proves; whether the state is done by it."""
     scaling = Scaling(state.multipliers, state.upper**2)
     op = ChainOperator(scaling.weights(form), form.alpha, state.structure)
     X, X_low = scaling.scaled_dual(dual)
     shift = 1e-13 * np.trace(X[0]) / len(X[0])
-    for K in _cliques(X, X_low):
+    for K in cliques(X, X_low):
         if np.linalg.eigvalsh(K)[0] < -shift * len(K):
             return False
     value, new, new_low = op.lower(X, X_low)
@@ -230,13 +235,9 @@ def _given_dual(form: Chain, state: ChainState, dual) -> bool:
     return _check_gap(state)
 
 
-def _cliques(X, X_low):
-    from .chain_blocks import cliques
-
-    return cliques(X, X_low)
-
-
-def _record_lower(state: ChainState, scaling: Scaling, value: float, X, X_low) -> None:
+def _record_lower(
+    state: ChainState, scaling: Scaling, value: float, X: Blocks, X_low: Blocks
+) -> None:
     bound = float(np.sqrt(max(value, 0.0) * scaling.rho))
     if bound > state.lower:
         state.lower, state.dual = bound, scaling.original_dual(X, X_low)
@@ -267,7 +268,7 @@ def _start_dual(state: ChainState, cache: _Cache) -> bool:
     """X = m S⁻¹ with trace one on the inputs, x = m / u."""
     if not _factorise(state, cache):
         return False
-    inverse = invert(*cache.S, cache.factors)
+    inverse = invert(cache.S[0], cache.S[1], cache.factors)
     if inverse is None:
         return False
     m = 1.0 / np.trace(inverse.Z[0])
@@ -286,7 +287,7 @@ def _bounds(state: ChainState, cache: _Cache) -> None:
         lam = op.lift(state.u)
         scaled = [op.layer(lam, i) for i in range(1, op.n_layers)]
         _record_upper(state, scaling.original_multipliers(scaled, state.rho), bound)
-    _record_lower(state, scaling, *op.lower(state.X, state.X_low))
+    _record_lower(state, scaling, *op.lower(list(state.X), list(state.X_low)))
     _check_gap(state)
 
 
@@ -307,7 +308,7 @@ def advance(form: Chain, state: ChainState) -> None:
         state.done, state.message = "failed", "S has no Cholesky factor"
         return
     point = Point(state.rho, state.u, list(state.X), list(state.X_low), state.x)
-    inverse = invert(*cache.S, cache.factors)
+    inverse = invert(cache.S[0], cache.S[1], cache.factors)
     t = None if inverse is None else transfers(point.X, point.X_low, inverse, cache.operator.W)
     parts = None if t is None else directions(cache.operator, point, t)
     if parts is None:

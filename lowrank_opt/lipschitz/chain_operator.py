@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from scipy.linalg import lapack
@@ -10,6 +10,8 @@ from scipy.linalg import lapack
 from .chain_blocks import Direction, cholesky, factor, half_solve, solve
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from numpy.typing import NDArray
 
     from .chain_blocks import Blocks, Transfers
@@ -37,7 +39,12 @@ class ChainOperator:
         Whether each neuron or each layer has a multiplier.
     """
 
-    def __init__(self, weights, alpha, structure: str = "neuron") -> None:
+    def __init__(
+        self,
+        weights: Sequence[NDArray[np.float64]],
+        alpha: Sequence[NDArray[np.float64]],
+        structure: str = "neuron",
+    ) -> None:
         self.W = [np.zeros((0, 0)), *(np.ascontiguousarray(W) for W in weights[:-1])]
         self.out = np.ascontiguousarray(weights[-1])
         self.C = np.dot(self.out.T, self.out)
@@ -46,9 +53,9 @@ class ChainOperator:
         self.ends = np.concatenate([[0, 0], np.cumsum(self.widths[1:])])
         self.n_hidden = int(self.ends[-1])
         self.per_layer = structure == "layer"
-        self.alpha = [None, *(a if np.any(a) else None for a in alpha)]
+        self.alpha: list[Any] = [None, *(a if np.any(a) else None for a in alpha)]
         self.plain = all(a is None for a in self.alpha)
-        self.gain = [1.0, *(1.0 if a is None else 1.0 + a for a in self.alpha[1:])]
+        self.gain: list[Any] = [1.0, *(1.0 if a is None else 1.0 + a for a in self.alpha[1:])]
         self.minus_gained = [W if i == 0 else -W.T * self.gain[i] for i, W in enumerate(self.W)]
         self.gram = np.dot(self.W[1], self.W[1].T) if self.plain else None
         self.eye = np.eye(self.widths[0])
@@ -124,7 +131,7 @@ class ChainOperator:
         m = self.n_hidden
         B = np.zeros((1 + m, 1 + m)) if self.per_layer else np.empty((1 + m, 1 + m))
         B[0, 0] = np.vdot(X[0], Z[0])
-        rows = {"X": (X[0], None, None), "Z": (Z[0], None, None)}
+        rows: dict[str, Any] = {"X": (X[0], None, None), "Z": (Z[0], None, None)}
         for j in range(1, self.n_layers):
             s, e = self.ends[j], self.ends[j + 1]
             panels = {}
@@ -152,7 +159,7 @@ class ChainOperator:
         at = np.concatenate([[0], 1 + self.ends[1:-1]])
         return np.add.reduceat(np.add.reduceat(B, at, axis=0), at, axis=1)
 
-    def _panel(self, j, A, A_low, before, move):
+    def _panel(self, j: int, A: Blocks, A_low: Blocks, before: Any, move: Any) -> tuple[Any, Any]:
         """Return products with p and q of the neurons of layer j, transposed: rows are theirs.
 
         The first part pairs them with inputs (p, q), the second with earlier neurons (pp, pq, qp,
@@ -163,7 +170,9 @@ class ChainOperator:
         inputs, rows_p, rows_q = before
         n, s = len(W), self.ends[j]
 
-        def combined(raw, R):
+        def combined(
+            raw: NDArray[np.float64], R: NDArray[np.float64]
+        ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
             """Columns of p and q from the columns of A of layer j and j - 1."""
             WR = np.dot(W, R)
             p = raw if a is None else raw - a[:, None] * WR
@@ -212,7 +221,7 @@ class ChainOperator:
             np.negative(F, out=F)
         return True
 
-    def upper(self, rho: float, factors, S: Blocks) -> float:
+    def upper(self, rho: float, factors: tuple[Blocks, Blocks], S: Blocks) -> float:
         """Return the smallest ρ that the multipliers prove, from the factors of S."""
         T = factors[1][-1]
         c = cholesky(S[-1] + self.C - np.dot(T.T, T), overwrite=True)
@@ -230,7 +239,7 @@ class ChainOperator:
             return self._lower_plain(X, X_low)
         return self._lower_general(X, X_low)
 
-    def _lower_plain(self, X, X_low):
+    def _lower_plain(self, X: Blocks, X_low: Blocks) -> tuple[float, Blocks, Blocks]:
         D = np.full(self.widths[0], 1.0 / np.sqrt(np.trace(X[0])))
         new, new_low = [X[0] * D[0] * D[0]], [X[0]]
         for i in range(1, self.n_layers):
@@ -243,7 +252,7 @@ class ChainOperator:
             new_low.append(scaled * D[:, None])
         return self.output_value(new), new, new_low
 
-    def _lower_general(self, X, X_low):
+    def _lower_general(self, X: Blocks, X_low: Blocks) -> tuple[float, Blocks, Blocks]:
         """With slopes between a and 1: h' = m W h'_before + s (h - m W h_before), for Gaussian h.
 
         Its second moments are those of a linear image; s makes E (h' - m z)² = η² E z² hold.

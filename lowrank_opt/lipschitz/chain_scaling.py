@@ -10,6 +10,8 @@ from .chain_blocks import cholesky, half_solve
 from .chain_operator import largest_gram
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from numpy.typing import NDArray
 
     from .forms import Chain
@@ -41,14 +43,14 @@ def fast_multipliers(chain: Chain, *, per_layer: bool = False) -> tuple[NDArray[
     return tuple(result)
 
 
-def _factor(F):
+def _factor(F: NDArray[np.float64]) -> NDArray[np.float64]:
     c = cholesky(F)
     if c is None:  # rounding: the smallest pivots are lost
         c = cholesky(F + np.eye(len(F)) * (1e-12 * np.trace(F)))
     return np.eye(len(F), order="F") if c is None else c
 
 
-def squared_bound(chain: Chain, multipliers) -> float:
+def squared_bound(chain: Chain, multipliers: Sequence[NDArray[np.float64]]) -> float:
     """Return the smallest ρ that multipliers (divided by ρ) prove; inf: none.
 
     Cost: two triangular solves and a Cholesky factorisation per layer.
@@ -97,11 +99,15 @@ class Scaling(NamedTuple):
             last = np.linalg.qr(last, mode="r")
         return [*result, last]
 
-    def original_multipliers(self, scaled, rho: float) -> tuple[NDArray[np.float64], ...]:
+    def original_multipliers(
+        self, scaled: Sequence[NDArray[np.float64]], rho: float
+    ) -> tuple[NDArray[np.float64], ...]:
         """Return multipliers divided by ρ of the chain itself."""
         return tuple(lam * (s / rho) for lam, s in zip(self.multipliers, scaled, strict=True))
 
-    def original_dual(self, X, X_low) -> tuple[NDArray[np.float64], ...]:
+    def original_dual(
+        self, X: Sequence[NDArray[np.float64]], X_low: Sequence[NDArray[np.float64]]
+    ) -> tuple[NDArray[np.float64], ...]:
         """Return the matrix of the dual program of the chain itself: X_ii, then X_{i-1,i}."""
         roots = [np.ones(len(X[0])), *(1.0 / np.sqrt(lam) for lam in self.multipliers)]
         diagonal = [A * np.multiply.outer(r, r) for A, r in zip(X, roots, strict=True)]
@@ -111,7 +117,9 @@ class Scaling(NamedTuple):
         ]
         return (*diagonal, *above)
 
-    def scaled_dual(self, dual):
+    def scaled_dual(
+        self, dual: Sequence[NDArray[np.float64]]
+    ) -> tuple[list[NDArray[np.float64]], list[NDArray[np.float64]]]:
         """Inverse of `original_dual`: X_ii and X_{i,i-1} of the equivalent chain."""
         n = len(self.multipliers) + 1
         roots = [np.ones(len(dual[0])), *(np.sqrt(lam) for lam in self.multipliers)]
