@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from lowrank_opt.lipschitz.canonical import Part
     from lowrank_opt.lipschitz.forms import Form
     from lowrank_opt.lipschitz.problem import LipschitzProblem
+    from lowrank_opt.lipschitz.proofs import BoundProof
 
 __all__ = ["NormProduct", "ProductState", "advance", "start"]
 
@@ -162,6 +163,14 @@ class NormProduct(BoundSolver):
         scale = part.form.scale
         product = part.product / scale * (1.0 - 1e-15) if scale > 0.0 else 0.0
         return sys.modules[__name__], {"product": product}
+
+    def point(self, problem: Any, state: Any) -> BoundProof:
+        """Return the products, also of the parts that are not the largest."""
+        proof: BoundProof = super().point(problem, state)
+        if state.current >= 0:
+            return proof
+        parts = tuple(replace(p, kind=self.proof_kind) for p in proof.parts)
+        return replace(proof, kind=proof.kind if parts else self.proof_kind, parts=parts)
 
     def method_name(self, problem: LipschitzProblem, part: Part) -> str:
         """Return what the bound is."""
