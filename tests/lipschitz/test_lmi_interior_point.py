@@ -329,6 +329,8 @@ def test_ill_posed_implicit_network_is_reported(w):
     state = solve(form)
     assert state.done == "failed"
     assert "no finite bound" in state.message
+    assert "proven to rounding" in state.message
+    assert state.nit < 30
     assert state.upper == np.inf
     assert state.multipliers == ()
 
