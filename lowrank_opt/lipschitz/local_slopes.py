@@ -121,10 +121,10 @@ def _next_ellipsoid(T: Values, alpha: Values, beta: Values) -> Values:
     size = np.maximum(np.abs(alpha), np.abs(beta))
     size = np.where(size > 0, size, 1e-150)
     Y = Y * size[:, None] * size
-    top = max(float(np.trace(Y)), 1e-300)
+    top = max(float(np.trace(Y)), 1e-100)  # the square of its inverse has to be finite
     if len(Y) > 1:
         value = float(la.eigvalsh(Y, subset_by_index=[len(Y) - 1, len(Y) - 1])[0])
-        top = min(top, max(value, 1e-300) * (1.0 + _ALLOWANCE))
+        top = min(top, max(value, 1e-100) * (1.0 + _ALLOWANCE))
     if np.all(alpha >= 0):
         lam = 1.0 / top  # 2Λ - ΛYΛ with Λ = λ I: eigenvalues between λ and 2 λ
         X = -lam * lam * Y
