@@ -75,6 +75,18 @@ REPRODUCTIONS: dict[str, Reproduction] = {
         "lowrank_opt.papers.few_shot",
         "Few labels and a graph: transductive episodes and clusters of digits",
     ),
+    "group_sort": Reproduction(
+        "lowrank_opt.papers.group_sort",
+        "Networks that sort: bounds by constraints that keep sums, published and offline weights",
+    ),
+    "interval_propagation": Reproduction(
+        "lowrank_opt.papers.interval_propagation",
+        "Interval bounds: tightness at the start and along training, certified accuracy",
+    ),
+    "lipschitz_sdp": Reproduction(
+        "lowrank_opt.papers.lipschitz_sdp",
+        "Lipschitz bounds by semidefinite programs: digits, the grid of ECLipsE, hard networks",
+    ),
     "photograph": Reproduction(
         "lowrank_opt.papers.photograph",
         "A photograph with most of its pixels missing, filled in by every solver",
