@@ -100,92 +100,152 @@ def chain_upper(
         from lowrank_opt.lipschitz.rigorous import norm_upper
 
         return norm_upper(weights[0])
-    diagonal, below, doubt = _chain_blocks(weights, chain.alpha, lam)
+    matrix = _ChainMatrix(weights, chain.alpha, lam)
     with np.errstate(all="ignore"):
-        X = _last_complement(diagonal, below)
-    if X is None:
-        return math.inf
-    T = la.solve_triangular(X, weights[-1].T, lower=True, check_finite=False)
-    small = T.T @ T if T.shape[1] <= T.shape[0] else T @ T.T
-    if not np.all(np.isfinite(small)):
-        return math.inf
-    rho = float(la.eigvalsh(small, subset_by_index=[len(small) - 1] * 2)[0])
-    gram = weights[-1].T @ weights[-1]
-    bound = raised_until_proved(
-        rho, lambda r: _chain_is_psd(diagonal, below, doubt, gram, r, len(weights[-1]))
-    )
+        rho = matrix.best_rho()
+        bound = raised_until_proved(rho, matrix.is_psd)
     return math.sqrt(bound) * (1.0 + 2.0 * UNIT)
 
 
-def _chain_blocks(
-    weights: Sequence[Values], alpha: Sequence[Values], lam: Sequence[Values]
-) -> tuple[list[Values], list[Values], list[Values]]:
-    """Return diagonal blocks, blocks below them, and the part of diagonals that is rounded."""
-    n = [W.shape[1] for W in weights]
-    diagonal = [np.eye(n[0])] + [np.diag(2.0 * v) for v in lam]
-    doubt = [np.zeros(k) for k in n]
-    below = []
-    for i, (W, a, v) in enumerate(zip(weights[:-1], alpha, lam, strict=True)):
-        if np.any(a):
-            diagonal[i] = diagonal[i] + 2.0 * (W.T * (v * a)) @ W
-            # |error| of entry (j, k) <= γ (|W|ᵀ |λα| |W|)_jk, below γ times the geometric mean of
-            # its diagonal.
-            doubt[i] = doubt[i] + 2.0 * gamma(len(W) + 4) * (np.abs(v * a) @ (W * W))
-        below.append(-((1.0 + a) * v)[:, None] * W)
-    return diagonal, below, doubt
+class _ChainMatrix:
+    """The block tridiagonal matrix of a chain, whose blocks are made when they are needed.
+
+    Only its last block depends on ρ; what comes before is factored once.
+    """
+
+    def __init__(
+        self, weights: Sequence[Values], alpha: Sequence[Values], lam: Sequence[Values]
+    ) -> None:
+        self.weights, self.alpha, self.lam = weights, alpha, lam
+        self.size = len(weights)
+        self.gram = weights[-1].T @ weights[-1]
+        self.diagonals = [self._diagonal(i) for i in range(self.size)]
+        self.doubt = [self._doubt(i) for i in range(self.size)]
+        self._scale: list[Values] | None = None
+        self._doubts = self._offs = 0.0
+        self._shift = 0.0
+        self._factor: Values | None = None
+        self._last: tuple[Values, Values] | None = None
+
+    def block(self, i: int) -> Values:
+        """Return a diagonal block at ρ = ∞."""
+        n = self.weights[i].shape[1]
+        D = np.eye(n) if i == 0 else np.diag(2.0 * self.lam[i - 1])
+        if self._has_slopes(i):
+            W, slope = self.weights[i], self.lam[i] * self.alpha[i]
+            D = D + 2.0 * (W.T * slope) @ W
+        return D
+
+    def below(self, i: int) -> Values:
+        """Return the block left of the diagonal block i >= 1."""
+        return -((1.0 + self.alpha[i - 1]) * self.lam[i - 1])[:, None] * self.weights[i - 1]
+
+    def _has_slopes(self, i: int) -> bool:
+        return i < self.size - 1 and bool(np.any(self.alpha[i]))
+
+    def _diagonal(self, i: int) -> Values:
+        if self._has_slopes(i):
+            return np.diagonal(self.block(i)).copy()
+        return np.ones(self.weights[0].shape[1]) if i == 0 else 2.0 * self.lam[i - 1]
+
+    def _doubt(self, i: int) -> Values:
+        """Return bounds of the rounding of the block, as a diagonal matrix."""
+        W = self.weights[i]
+        if not self._has_slopes(i):
+            return np.zeros(W.shape[1])
+        # |error| of entry (j, k) <= γ (|W|ᵀ |λα| |W|)_jk, below γ times the geometric mean of its
+        # diagonal.
+        return 2.0 * gamma(len(W) + 4) * (np.abs(self.lam[i] * self.alpha[i]) @ (W * W))
+
+    def best_rho(self) -> float:
+        """Return λ_max(W_L X⁻¹ W_Lᵀ) with the last Schur complement X, without proof."""
+        R: Values | None = None
+        for i in range(self.size):
+            F = self.block(i)
+            if R is not None:
+                T = la.blas.dtrsm(1.0, R, self.below(i).T, lower=1, overwrite_b=1)
+                F -= T.T @ T
+            R = _factor(F)
+            if R is None:
+                return math.inf
+        T = la.blas.dtrsm(1.0, R, self.weights[-1].T, lower=1)
+        small = T.T @ T if T.shape[1] <= T.shape[0] else T @ T.T
+        if not np.all(np.isfinite(small)):
+            return math.inf
+        return float(la.eigvalsh(small, subset_by_index=[len(small) - 1] * 2)[0])
+
+    def is_psd(self, rho: float) -> bool:
+        """Return whether the matrix at ρ is proved positive semidefinite."""
+        if self._scale is None and not self._prepare():
+            return False
+        assert self._scale is not None
+        end = self.diagonals[-1] - np.diagonal(self.gram) / rho
+        if np.any(end <= 0) or not np.all(np.isfinite(end)):
+            return False
+        s = np.exp2(-np.round(0.5 * np.log2(end)))  # exact scaling
+        doubt = self.doubt[-1] + gamma(len(self.weights[-1]) + 4) * np.diagonal(self.gram) / rho
+        off = self._off(self.size - 1, s)
+        # Rounding of the entries, in scaled units.
+        entries = 4.0 * UNIT + max(self._doubts, float((doubt * s * s).sum()))
+        entries += 8.0 * UNIT * max(self._offs, float(np.linalg.norm(off)))
+        # Rounding of the factorisation: at most γ(k) |R|ᵀ|R| with k terms in a sum, each entry
+        # below two, in three blocks of a row.
+        widest = max(len(W) + W.shape[1] for W in self.weights[:-1])
+        order = max(len(d) for d in self.diagonals)
+        shift = 1.02 * (2.0 * gamma(widest + 2) * 3.0 * order + entries)
+        if not shift <= self._shift <= 2.0 * shift:
+            self._shift, self._last = 1.1 * shift, None
+            self._factor = self._shifted_factor()
+        if self._factor is None:
+            return False
+        if self._last is None or not np.array_equal(self._last[0], s):
+            T = la.blas.dtrsm(1.0, self._factor, off.T, lower=1, overwrite_b=1)
+            self._last = s, T.T @ T
+        F = (self.block(self.size - 1) - self.gram / rho) * s[:, None] * s
+        F -= self._last[1]
+        F[np.diag_indices(len(F))] -= self._shift
+        return _factor(F) is not None
+
+    def _prepare(self) -> bool:
+        """Scale all blocks but the last; return whether their diagonals are positive."""
+        inner = self.diagonals[:-1]
+        if any(np.any(d <= 0) or not np.all(np.isfinite(d)) for d in inner):
+            return False
+        self._scale = [np.exp2(-np.round(0.5 * np.log2(d))) for d in inner]
+        self._doubts = max(
+            float((u * s * s).sum()) for u, s in zip(self.doubt, self._scale, strict=False)
+        )
+        norms = [np.linalg.norm(self._off(i, self._scale[i])) for i in range(1, self.size - 1)]
+        self._offs = float(max(norms, default=0.0))
+        return True
+
+    def _off(self, i: int, s: Values) -> Values:
+        """Return the block left of the diagonal block i, whose own scale is s."""
+        assert self._scale is not None
+        return self.below(i) * s[:, None] * self._scale[i - 1]
+
+    def _shifted_factor(self) -> Values | None:
+        """Return the factor of the last but one Schur complement of the shifted matrix."""
+        assert self._scale is not None
+        R: Values | None = None
+        for i, s in enumerate(self._scale):
+            F = self.block(i) * s[:, None] * s
+            if R is not None:
+                T = la.blas.dtrsm(1.0, R, self._off(i, s).T, lower=1, overwrite_b=1)
+                F -= T.T @ T
+            F[np.diag_indices(len(F))] -= self._shift
+            R = _factor(F)
+            if R is None:
+                return None
+        return R
 
 
-def _last_complement(diagonal: list[Values], below: list[Values]) -> Values | None:
-    """Return the Cholesky factor of the last Schur complement, without proof."""
-    F = diagonal[0]
-    for D, B in zip(diagonal[1:], below, strict=True):
-        try:
-            R = la.cholesky(F, lower=True, check_finite=True)
-        except (la.LinAlgError, ValueError):
-            return None
-        T = la.solve_triangular(R, B.T, lower=True, check_finite=False)
-        F = D - T.T @ T
-    try:
-        return np.asarray(la.cholesky(F, lower=True, check_finite=True))
-    except (la.LinAlgError, ValueError):
+def _factor(F: Values) -> Values | None:
+    """Return the lower Cholesky factor of a matrix in C order; ``None``: there is none."""
+    if not np.all(np.isfinite(np.diagonal(F))):
         return None
-
-
-def _chain_is_psd(
-    diagonal: list[Values], below: list[Values], doubt: list[Values], gram: Values, rho: float,
-    n_out: int,
-) -> bool:  # fmt: skip
-    """Return whether the block tridiagonal matrix at ρ is proved positive semidefinite."""
-    blocks = [*diagonal[:-1], diagonal[-1] - gram / rho]
-    unsure = [*doubt[:-1], doubt[-1] + gamma(n_out + 4) * np.diagonal(gram) / rho]
-    diag = [np.diagonal(B) for B in blocks]
-    if any(np.any(d <= 0) or not np.all(np.isfinite(d)) for d in diag):
-        return False
-    scale = [np.exp2(-np.round(0.5 * np.log2(d))) for d in diag]  # exact scaling
-    size = max(len(d) for d in diag)
-    # Rounding of the entries, in scaled units.
-    entries = 4.0 * UNIT + max(float((u * s * s).sum()) for u, s in zip(unsure, scale, strict=True))
-    off = [B * scale[i + 1][:, None] * scale[i] for i, B in enumerate(below)]
-    entries += 8.0 * UNIT * max(float(np.linalg.norm(B)) for B in off)
-    # Rounding of the factorisation: at most γ(k) |R|ᵀ|R| with k terms in a sum, each entry below
-    # two, in three blocks of a row.
-    widest = max(len(B) + B.shape[1] for B in off)
-    shift = 1.02 * (2.0 * gamma(widest + 2) * 3.0 * size + entries)
-    F = blocks[0] * scale[0][:, None] * scale[0]
-    for i in range(len(blocks)):
-        if i:
-            nxt = blocks[i] * scale[i][:, None] * scale[i]
-            T = la.solve_triangular(F, off[i - 1].T, lower=True, check_finite=False)
-            nxt = nxt - T.T @ T
-            F = nxt
-        F = F.copy() if i == 0 else F
-        F[np.diag_indices(len(F))] -= shift
-        if not np.all(np.isfinite(np.diagonal(F))):
-            return False
-        F, info = la.lapack.dpotrf(F, lower=1, clean=1, overwrite_a=0)
-        if info != 0:
-            return False
-    return True
+    R, info = la.lapack.dpotrf(F.T, lower=1, clean=0, overwrite_a=0)
+    return R if info == 0 else None
 
 
 # ---------------------------------------------------------------- chains of groups
