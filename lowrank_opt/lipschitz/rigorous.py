@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 __all__ = ["gamma", "is_psd_safe", "largest_eigenvalue_upper", "norm_lower", "norm_upper"]
 
 UNIT = 2.0**-53
+_LANCZOS = 250  # order above which the largest eigenvalue is not computed from all of the matrix
 
 
 def gamma(n: float) -> float:
@@ -94,23 +95,44 @@ def largest_eigenvalue_upper(A: Matrix, error: float = 0.0) -> float:
     rows = float(np.abs(A).sum(axis=1).max()) * (1.0 + gamma(n)) + error
     if not math.isfinite(rows):
         return math.inf
-    try:
-        top = float(la.eigvalsh(A, subset_by_index=[n - 1, n - 1])[0])
-    except (la.LinAlgError, ValueError):
-        return rows
-    unit = max(abs(top), UNIT * rows, 1e-300)
-    slack = 8.0 * gamma(n + 2) * max(1.0, rows / unit)
-    for _ in range(12):
-        trial = top + slack * unit + error
-        if trial >= rows:
-            return rows
-        M = -A
-        M[np.diag_indices(n)] += trial * (1.0 - 4.0 * UNIT)
-        # The subtraction rounds each diagonal entry.
-        if is_psd_safe(M, error + 2.0 * UNIT * max(rows, abs(trial))):
-            return trial
-        slack *= 4.0
+    for estimate in (_largest_by_lanczos, _largest_dense) if n > _LANCZOS else (_largest_dense,):
+        top = estimate(A)
+        if not math.isfinite(top):
+            continue
+        unit = max(abs(top), UNIT * rows, 1e-300)
+        slack = 8.0 * gamma(n + 2) * max(1.0, rows / unit)
+        for _ in range(12 if estimate is _largest_dense else 3):
+            trial = top + slack * unit + error
+            if trial >= rows:
+                return rows
+            M = -A
+            M[np.diag_indices(n)] += trial * (1.0 - 4.0 * UNIT)
+            # The subtraction rounds each diagonal entry.
+            if is_psd_safe(M, error + 2.0 * UNIT * max(rows, abs(trial))):
+                return trial
+            slack *= 4.0
     return rows
+
+
+def _largest_dense(A: Matrix) -> float:
+    """Return LAPACK's largest eigenvalue; NaN: it failed."""
+    n = len(A)
+    try:
+        return float(la.eigvalsh(A, subset_by_index=[n - 1, n - 1])[0])
+    except (la.LinAlgError, ValueError):
+        return math.nan
+
+
+def _largest_by_lanczos(A: Matrix) -> float:
+    """Return the largest eigenvalue from Lanczos iterations; NaN: they failed."""
+    from scipy.sparse.linalg import ArpackError, eigsh
+
+    start = 1.0 + 0.5 * np.sin(np.arange(1.0, len(A) + 1.0))
+    try:
+        value = eigsh(A, k=1, which="LA", v0=start, tol=1e-8, ncv=30, return_eigenvectors=False)
+    except (ArpackError, ValueError):
+        return math.nan
+    return float(value[0])
 
 
 def norm_upper(A: Matrix) -> float:
