@@ -157,9 +157,9 @@ def start(
         return state
     if isinstance(form, Chain) and len(form.weights) == 1:
         return _single(form, state)
-    if multipliers:
+    if multipliers and sum(map(np.size, multipliers)) == operator.k:
         _note_upper(form, state, operator, np.concatenate(multipliers))
-    if dual:
+    if dual and [np.shape(X) for X in dual] == _dual_shapes(form, operator):
         _note_dual(form, state, operator, dual)
     if _finished(state) or state.u is not None:
         return state
@@ -349,6 +349,8 @@ def _note_dual(
 
 def _definite(diagonal: list[NDArray[np.float64]], right: list[NDArray[np.float64]]) -> bool:
     """Whether each pair of neighbouring blocks is positive definite."""
+    if not all(np.all(np.isfinite(X)) for X in (*diagonal, *right)):
+        return False
     for A, B, R in zip(diagonal, diagonal[1:], right, strict=False):
         if cholesky(np.block([[A, R], [R.T, B]])) is None:
             return False
@@ -359,6 +361,13 @@ def _layout(form: Chain | LowRankLMI, u: NDArray[np.float64]) -> tuple[NDArray[n
     if not isinstance(form, Chain):
         return (u,)
     return tuple(np.split(u, np.cumsum(form.widths[1:])[:-1])) if len(form.weights) > 1 else ()
+
+
+def _dual_shapes(form: Chain | LowRankLMI, operator: Operator) -> list[tuple[int, ...]]:
+    if not isinstance(form, Chain):
+        return [(operator.d, operator.d)]
+    widths = form.widths
+    return [(n, n) for n in widths] + list(itertools.pairwise(widths))
 
 
 def _length(form: Chain | LowRankLMI, rho: float) -> float:

@@ -123,7 +123,7 @@ def start(
     tol : float, default=1e-7
         Stops when ``1 - lower / upper <= tol``.
     multipliers : tuple of ndarray or None, default=None
-        Warm start: one array of shape (k,), divided by ρ.
+        Warm start: one array of shape (k,), divided by ρ; of another shape it is ignored.
     dual : tuple of ndarray or None, default=None
         Matrix of shape (d, d) that belongs to them; with both, bounds are evaluated first.
 
@@ -147,10 +147,10 @@ def _start(
     if not form.C.any():
         return _trivial(form, state)
     given = None
-    if multipliers:
+    if multipliers and np.shape(multipliers[0]) == (plain.k,):
         given = np.array(multipliers[0], dtype=np.float64)
         _note_upper(form, state, plain, given, 1.0)
-    if dual:
+    if dual and np.shape(dual[0]) == (plain.d, plain.d):
         _note_lower(form, state, plain, np.asarray(dual[0], dtype=np.float64), 1.0)
     if _finished(state):
         return state

@@ -258,7 +258,7 @@ class Operator:
 
     def polished(self, X: NDArray[np.float64]) -> NDArray[np.float64]:
         """Return X with ⟨A_k, X⟩ = 0 for free multipliers to rounding, changed relative to X."""
-        if not self.free.any():
+        if not self.free.any() or not np.all(np.isfinite(X)):
             return X
         for _ in range(2):
             F = self.schur(X, X)[1:, 1:][np.ix_(self.free, self.free)]

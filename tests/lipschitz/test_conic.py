@@ -197,6 +197,20 @@ def test_an_answer_needs_no_call():
     np.testing.assert_allclose(again.upper, state.upper, rtol=1e-12)
 
 
+def test_useless_warm_starts_are_ignored():
+    form = chain(network((3, 5, 6, 2)))
+    cold = solve(form)
+    shapes = [X.shape for X in cold.dual]
+    starts = [
+        ((np.ones(3),), (np.eye(2),)),
+        ((np.full(5, np.nan), np.ones(6)), tuple(np.full(s, np.nan) for s in shapes)),
+        ((-np.ones(5), np.ones(6)), tuple(-np.ones(s) for s in shapes)),
+    ]
+    for multipliers, dual in starts:
+        state = solve(form, multipliers=multipliers, dual=dual)
+        np.testing.assert_allclose(state.upper, cold.upper, rtol=1e-6)
+
+
 def test_state_can_be_stored_between_calls():
     form = chain(network((4, *[10] * 10, 1)))
     straight = solve(form, tol=1e-9)

@@ -374,6 +374,20 @@ def test_warm_start_from_multipliers_takes_no_more_iterations():
     assert warm.nit <= cold.nit
 
 
+def test_useless_warm_starts_are_ignored():
+    form = example()
+    cold = solve(form)
+    k, d = form.free.size, form.E.size
+    starts = [
+        {"multipliers": (np.ones(k + 1),), "dual": (np.eye(d + 1),)},
+        {"multipliers": (np.full(k, np.nan),), "dual": (np.full((d, d), np.nan),)},
+        {"multipliers": (-np.ones(k),), "dual": (-np.eye(d),)},
+        {"multipliers": (np.full(k, 1e6),), "dual": (np.zeros((d, d)),)},
+    ]
+    for options in starts:
+        close(solve(form, **options).upper, cold.upper)
+
+
 @pytest.mark.parametrize("stop", [1, 4, 9])
 def test_resume_is_bit_identical(stop):
     form = example()
