@@ -82,9 +82,10 @@ def chain_upper(
 
     Notes
     -----
-    ρ is the largest eigenvalue of W_L X⁻¹ W_Lᵀ, X the last Schur complement of the block
-    tridiagonal matrix; the matrix at a slightly larger ρ is then factored with its rounding
-    errors subtracted from a diagonal near one. Cost: O(Σ n_i³) for each of a few trials.
+    The block tridiagonal matrix is factored with all rounding errors subtracted from a diagonal
+    near one. ρ is the largest eigenvalue of W_L X⁻¹ W_Lᵀ, X its last Schur complement; at a
+    slightly larger ρ, on which the last block alone depends, the factorisation must succeed.
+    Cost: O(Σ n_i³) once, and O(n³) for the last block of each trial.
     """
     weights = list(chain.weights)
     weights[0] = weights[0] if first is None else first
@@ -102,7 +103,7 @@ def chain_upper(
         return norm_upper(weights[0])
     matrix = _ChainMatrix(weights, chain.alpha, lam)
     with np.errstate(all="ignore"):
-        rho = matrix.best_rho()
+        rho = matrix.least_rho()
         bound = raised_until_proved(rho, matrix.is_psd)
     return math.sqrt(bound) * (1.0 + 2.0 * UNIT)
 
@@ -157,18 +158,17 @@ class _ChainMatrix:
         # diagonal.
         return 2.0 * gamma(len(W) + 4) * (np.abs(self.lam[i] * self.alpha[i]) @ (W * W))
 
-    def best_rho(self) -> float:
-        """Return λ_max(W_L X⁻¹ W_Lᵀ) with the last Schur complement X, without proof."""
-        R: Values | None = None
-        for i in range(self.size):
-            F = self.block(i)
-            if R is not None:
-                T = la.blas.dtrsm(1.0, R, self.below(i).T, lower=1, overwrite_b=1)
-                F -= T.T @ T
-            R = _factor(F)
-            if R is None:
-                return math.inf
-        T = la.blas.dtrsm(1.0, R, self.weights[-1].T, lower=1)
+    def least_rho(self) -> float:
+        """Return the ρ at which the matrix, less what rounding may have added, is singular."""
+        if not self._prepare() or not np.all(self.diagonals[-1] > 0):
+            return math.inf
+        s = _power_scale(self.diagonals[-1])
+        self._shift_for(s, self.doubt[-1])
+        F = self._last_complement(s, self.block(self.size - 1))
+        R = None if F is None else _factor(F)
+        if R is None:
+            return math.inf
+        T = la.blas.dtrsm(1.0, R, (self.weights[-1] * s).T, lower=1, overwrite_b=1)
         small = T.T @ T if T.shape[1] <= T.shape[0] else T @ T.T
         if not np.all(np.isfinite(small)):
             return math.inf
@@ -176,18 +176,21 @@ class _ChainMatrix:
 
     def is_psd(self, rho: float) -> bool:
         """Return whether the matrix at ρ is proved positive semidefinite."""
-        if self._scale is None and not self._prepare():
-            return False
-        assert self._scale is not None
         end = self.diagonals[-1] - np.diagonal(self.gram) / rho
         if np.any(end <= 0) or not np.all(np.isfinite(end)):
             return False
-        s = np.exp2(-np.round(0.5 * np.log2(end)))  # exact scaling
+        s = _power_scale(end)
         doubt = self.doubt[-1] + gamma(len(self.weights[-1]) + 4) * np.diagonal(self.gram) / rho
-        off = self._off(self.size - 1, s)
+        self._shift_for(s, doubt)
+        F = self._last_complement(s, self.block(self.size - 1) - self.gram / rho)
+        return F is not None and _factor(F) is not None
+
+    def _shift_for(self, s: Values, doubt: Values) -> None:
+        """Shift and factor the blocks before the last anew unless that was done with care."""
         # Rounding of the entries, in scaled units.
+        off = float(np.linalg.norm(self._off(self.size - 1, s)))
         entries = 4.0 * UNIT + max(self._doubts, float((doubt * s * s).sum()))
-        entries += 8.0 * UNIT * max(self._offs, float(np.linalg.norm(off)))
+        entries += 8.0 * UNIT * max(self._offs, off)
         # Rounding of the factorisation: at most γ(k) |R|ᵀ|R| with k terms in a sum, each entry
         # below two, in three blocks of a row.
         widest = max(len(W) + W.shape[1] for W in self.weights[:-1])
@@ -196,22 +199,26 @@ class _ChainMatrix:
         if not shift <= self._shift <= 2.0 * shift:
             self._shift, self._last = 1.1 * shift, None
             self._factor = self._shifted_factor()
+
+    def _last_complement(self, s: Values, block: Values) -> Values | None:
+        """Return the last Schur complement of the shifted matrix with the scale s there."""
         if self._factor is None:
-            return False
+            return None
         if self._last is None or not np.array_equal(self._last[0], s):
+            off = self._off(self.size - 1, s)
             T = la.blas.dtrsm(1.0, self._factor, off.T, lower=1, overwrite_b=1)
             self._last = s, T.T @ T
-        F = (self.block(self.size - 1) - self.gram / rho) * s[:, None] * s
+        F = block * s[:, None] * s
         F -= self._last[1]
         F[np.diag_indices(len(F))] -= self._shift
-        return _factor(F) is not None
+        return F
 
     def _prepare(self) -> bool:
         """Scale all blocks but the last; return whether their diagonals are positive."""
         inner = self.diagonals[:-1]
         if any(np.any(d <= 0) or not np.all(np.isfinite(d)) for d in inner):
             return False
-        self._scale = [np.exp2(-np.round(0.5 * np.log2(d))) for d in inner]
+        self._scale = [_power_scale(d) for d in inner]
         self._doubts = max(
             float((u * s * s).sum()) for u, s in zip(self.doubt, self._scale, strict=False)
         )
@@ -238,6 +245,11 @@ class _ChainMatrix:
             if R is None:
                 return None
         return R
+
+
+def _power_scale(diagonal: Values) -> Values:
+    """Return powers of two, exact factors that bring a diagonal near one from both sides."""
+    return np.exp2(-np.round(0.5 * np.log2(diagonal)))
 
 
 def _factor(F: Values) -> Values | None:
