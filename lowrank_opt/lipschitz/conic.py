@@ -367,7 +367,7 @@ def _dual_shapes(form: Chain | LowRankLMI, operator: Operator) -> list[tuple[int
     if not isinstance(form, Chain):
         return [(operator.d, operator.d)]
     widths = form.widths
-    return [(n, n) for n in widths] + list(itertools.pairwise(widths))
+    return [*((n, n) for n in widths), *itertools.pairwise(widths)]
 
 
 def _length(form: Chain | LowRankLMI, rho: float) -> float:
