@@ -36,6 +36,11 @@ def transport(monkeypatch):
     yield from _modules(monkeypatch, "transport")
 
 
+@pytest.fixture
+def lipschitz(monkeypatch):
+    yield from _modules(monkeypatch, "lipschitz")
+
+
 @pytest.mark.parametrize("full", [False, True])
 def test_plan_names_what_exists(robust, full):
     run, data = robust("run"), robust("benchmark_utils.data")
@@ -585,4 +590,176 @@ def test_report_of_linear_models_has_verdicts_losses_and_failures(linear):
     # an answer without the gap is no best peer, however fast
     assert "1 ms" not in text
     assert len(report.failures(_linear_results())) == 1
+    assert "None." in report.markdown({"runs": []})
+
+
+# -- Lipschitz bounds -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("full", [False, True])
+def test_plan_of_lipschitz_names_what_exists(lipschitz, full):
+    run, data = lipschitz("run"), lipschitz("benchmark_utils.data")
+    systems, worker = lipschitz("benchmark_utils.systems"), lipschitz("benchmark_utils.worker")
+    report = lipschitz("benchmark_utils.report")
+    for job in run.plan(full):
+        json.dumps(job)
+        assert callable(getattr(worker, job["measure"]))
+        assert job["section"] in report.SECTIONS
+        for name in [*job.get("cases", []), *([job["case"]] if "case" in job else [])]:
+            data.parse(name)
+        entries = [*job.get("systems", []), *([job["system"]] if "system" in job else [])]
+        names = {s if isinstance(s, str) else s["system"] for s in entries}
+        assert names <= set(systems.SYSTEMS)
+        assert len(run.shrink([job])) == 1
+    cases = {c for job in run.plan(full) for c in job.get("cases", ())}
+    assert set(report.TIMES) | set(report.REFERENCE) <= cases
+
+
+def _lmi(weights, multipliers, bound):
+    """The matrix of the inequality at rho = bound^2, with multipliers times rho."""
+    rho = bound**2
+    sizes = [W.shape[1] for W in weights]
+    starts = np.concatenate([[0], np.cumsum(sizes)])
+    M = np.zeros((starts[-1], starts[-1]))
+    M[: sizes[0], : sizes[0]] = rho * np.eye(sizes[0])
+    for k, (W, t) in enumerate(zip(weights[:-1], multipliers, strict=True)):
+        here, before = slice(starts[k + 1], starts[k + 2]), slice(starts[k], starts[k + 1])
+        M[here, here] += 2 * rho * np.diag(t)
+        M[here, before] -= rho * t[:, None] * W
+        M[before, here] -= rho * (t[:, None] * W).T
+    M[starts[-2] :, starts[-2] :] -= weights[-1].T @ weights[-1]
+    return M
+
+
+@pytest.mark.parametrize("name", ["gauss 4-6-5-2", "uniform 3-5-5-2", "gauss 3x8, seed 1"])
+def test_bound_of_multipliers_is_where_the_inequality_begins_to_hold(lipschitz, name):
+    data = lipschitz("benchmark_utils.data")
+    weights, _ = data.case(name).prepared()
+    rng = np.random.default_rng(0)
+    for _ in range(5):
+        point = [t * rng.uniform(0.8, 1.0, len(t)) for t in data.fast(weights)]
+        bound = data.upper(weights, point)
+        assert np.linalg.eigvalsh(_lmi(weights, point, bound * (1 + 1e-6)))[0] > -1e-12
+        assert np.linalg.eigvalsh(_lmi(weights, point, bound * (1 - 1e-6)))[0] < 0
+    assert data.upper(weights, [3 * t for t in data.fast(weights)]) == np.inf
+    assert data.upper(weights, [-t for t in point]) == np.inf
+
+
+def test_bounds_of_a_lipschitz_benchmark_from_both_sides(lipschitz):
+    """Of our answer, of a peer's, and of wrong ones; the closed form of eclipse is the same."""
+    data, systems = lipschitz("benchmark_utils.data"), lipschitz("benchmark_utils.systems")
+    case = data.case("gauss 4-6-5-2")
+    answers = {}
+    for name in ("ours", "cvxpy + Clarabel, one cone", "cvxpy + Clarabel, chordal"):
+        system = systems.SYSTEMS[name](limit=20.0)
+        answers[name] = system.grade(case, system.bound(case))
+    low = answers["ours"].lower
+    for answer in answers.values():
+        assert low <= answer.proved * (1 + 1e-9)
+        assert answer.proved <= low * (1 + 1e-6)
+    assert answers["ours"].proved <= answers["ours"].claimed * (1 + 1e-8)
+    fast = systems.SYSTEMS["ours, ECLipsE-Fast"](limit=20.0)
+    weights, scale = case.prepared()
+    claimed = fast.grade(case, fast.bound(case)).claimed
+    assert claimed == pytest.approx(scale * data.upper(weights, data.fast(weights)), rel=1e-8)
+    # dual points that are no optimum prove less
+    from lowrank_opt.lipschitz import LipschitzProblem, LipSDP
+
+    problem = LipschitzProblem(case.weights)
+    form = problem.parts[0].form
+    dual = LipSDP(tol=1e-6).solve(problem).x.dual
+    best = form.scale * data.lower(form.weights, dual)
+    assert best == pytest.approx(low, rel=1e-5)
+    n = len(form.weights)
+    for k in range(len(dual)):
+        worse = [X * (0.9 if j == k else 1.0) for j, X in enumerate(dual)]
+        assert form.scale * data.lower(form.weights, worse) <= best * (1 + 1e-6), (k, n)
+
+
+@pytest.mark.parametrize("norm", ["l2", "linf"])
+def test_bound_of_sorting_networks_is_a_weighted_product(lipschitz, norm):
+    data, systems = lipschitz("benchmark_utils.data"), lipschitz("benchmark_utils.systems")
+    case = data.case(f"maxmin 2x16 {norm}")
+    found = {}
+    for name in ("ours", "cvxpy + Clarabel, one cone"):
+        system = systems.SYSTEMS[name](limit=30.0)
+        found[name] = system.grade(case, system.bound(case))
+    ours, peer = found.values()
+    assert peer.proved == pytest.approx(ours.proved, rel=1e-4)
+    assert ours.lower <= ours.proved <= ours.lower * (1 + 1e-5)
+    weights = [case.weights[0], case.weights[1][8:9] if norm == "linf" else case.weights[1]]
+    ones = [(np.ones(8), np.zeros(8))]
+    mu = np.ones(64) if norm == "linf" else None
+    plain = np.prod([np.linalg.norm(W, 2) for W in weights]) * (8.0 if norm == "linf" else 1.0)
+    assert data.group_upper(weights, ones, norm, mu) == pytest.approx(plain, rel=1e-9)
+    assert ours.proved < plain
+    assert data.group_upper(weights, [(-np.ones(8), np.ones(8))], norm, mu) == np.inf
+
+
+def _lipschitz_results():
+    def stats(x):
+        return {"median": x, "q1": x, "q3": x, "n": 1}
+
+    def row(case, system, seconds, proved, lower=None, threads=1, **more):
+        found = {
+            "case": case, "system": system, "threads": threads, "refused": None,
+            "seconds": stats(seconds), "first": seconds, "cpu": stats(seconds), "product": 10.0,
+            "claimed": proved, "proved": proved, "lower": lower, "status": "CONVERGED", "nit": 7,
+        }  # fmt: skip
+        return {**found, **more}
+
+    good, small = 5.0, 5.0 * (1 - 2e-7)
+    one, chordal = "cvxpy + Clarabel, one cone", "cvxpy + Clarabel, chordal"
+    fast = "eclipse-nn, Fast"
+    rows = {
+        "sdp": [
+            row("digits 64-32-10", "ours", 0.01, good, small),
+            row("digits 64-32-10", one, 2.0, good),
+            row("digits 64-32-10", chordal, 0.5, 5.1),
+            row("digits 64-32-10", fast, 0.001, None, claimed=6.0),
+            row("uniform 2-10-30-20-2", "ours", 0.1, good, 4.9),
+            row("uniform 2-10-30-20-2", one, 0.05, good),
+            {"case": "digits 784-50-10", "system": one, "threads": 1, "error": "No: 1"},
+        ],
+        "grid": [
+            row("gauss 2x10, seed 0", "ours", 0.1, 1.1201662, 1.1201661),
+            row("gauss 5x40, seed 0", "ours", 0.1, 9.0, 8.9, status="STALLED"),
+        ],
+        "large": [row("gauss 64x64", "ours", 90.0, good, small)],
+        "group_sort": [
+            row("published 18x128 l2", "ours", 9.0, 24270.988, 24270.987),
+            {"case": "published 18x128 linf", "system": "ours", "threads": 1, "skipped": "no file"},
+        ],
+        "eclipse": [row("grid 100x1000", "ours, ECLipsE-Fast", 12.0, None, claimed=1.0)],
+    }
+    return {
+        "data": {},
+        "runs": [
+            {"job": {"section": s, "measure": "solve", "threads": 1}, "answer": answer}
+            for s, answer in rows.items()
+        ],
+    }
+
+
+def test_report_of_lipschitz_has_verdicts_losses_and_failures(lipschitz):
+    report = lipschitz("benchmark_utils.report")
+    text = report.markdown(_lipschitz_results())
+    for line in (
+        "| digits 64-32-10, 1 thread(s): cvxpy + Clarabel / ours | ≥ 100 | 200; cvxpy + Clarabel, "
+        "one cone | met |",
+        "| digits 64-32-10, 1 thread(s): certified gap | ≤ 1e-06 | 4e-07 | met |",
+        "| digits 64-32-10, 1 thread(s): bound of ours / best of eclipse-nn | ≤ 1 | 0.833 | met |",
+        "| uniform 2-10-30-20-2, 1 thread(s): cvxpy + Clarabel / ours | ≥ 50 | – | not measured |",
+        "| hard grid: converged with gap 1e-6 | ≥ 2 | 1 of 2 | **missed** |",
+        "| gauss 64x64, 1 thread(s) | ≤ 60 s | 90 s | **missed** |",
+        "| published 18x128 l2, 1 thread(s) | ≤ 60 s | 9 s | met |",
+        "| grid 100x1000: ECLipsE-Fast | ≤ 20 s | 12 s | met |",
+        "- uniform 2-10-30-20-2, 1 thread(s): ours ended with CONVERGED, gap 4.0e-02",
+        "- gauss 5x40, seed 0, 1 thread(s): ours ended with STALLED, gap 2.2e-02",
+        "- sdp: digits 784-50-10, cvxpy + Clarabel, one cone: No: 1",
+        "- not run, no file: published 18x128 linf",
+    ):
+        assert line in text.splitlines(), line
+    assert "published value | ≤ 0.003 | 4.9e-07: 24271 against 24271 | met |" in text
+    assert len(report.failures(_lipschitz_results())) == 1
     assert "None." in report.markdown({"runs": []})
