@@ -676,16 +676,18 @@ def test_bounds_of_a_lipschitz_benchmark_from_both_sides(lipschitz):
         assert form.scale * data.lower(form.weights, worse) <= best * (1 + 1e-6), (k, n)
 
 
-@pytest.mark.parametrize("norm", ["l2", "linf"])
-def test_bound_of_sorting_networks_is_a_weighted_product(lipschitz, norm):
+@pytest.mark.parametrize(
+    ("norm", "peer"), [("l2", "cvxpy + Clarabel, one cone"), ("linf", "cvxpy + SCS")]
+)
+def test_bound_of_sorting_networks_is_a_weighted_product(lipschitz, norm, peer):
     data, systems = lipschitz("benchmark_utils.data"), lipschitz("benchmark_utils.systems")
     case = data.case(f"maxmin 2x16 {norm}")
     found = {}
-    for name in ("ours", "cvxpy + Clarabel, one cone"):
+    for name in ("ours", peer):
         system = systems.SYSTEMS[name](limit=30.0)
         found[name] = system.grade(case, system.bound(case))
-    ours, peer = found.values()
-    assert peer.proved == pytest.approx(ours.proved, rel=1e-4)
+    ours, theirs = found.values()
+    assert theirs.proved == pytest.approx(ours.proved, rel=1e-3)
     assert ours.lower <= ours.proved <= ours.lower * (1 + 1e-5)
     weights = [case.weights[0], case.weights[1][8:9] if norm == "linf" else case.weights[1]]
     ones = [(np.ones(8), np.zeros(8))]
