@@ -15,7 +15,8 @@ from lowrank_opt.core.errors import ProblemError, ProblemTypeError
 from lowrank_opt.core.protocols import HasNetwork
 from lowrank_opt.core.solver import Solver
 from lowrank_opt.core.state import State, Status
-from lowrank_opt.lipschitz.forms import Chain, LowRankLMI
+from lowrank_opt.lipschitz.canonical import coupled_form
+from lowrank_opt.lipschitz.forms import Chain, GroupChain, LowRankLMI
 from lowrank_opt.lipschitz.proofs import BoundProof
 
 if TYPE_CHECKING:
@@ -90,6 +91,16 @@ class BoundSolver(Solver):
             One of its parts.
         """
 
+    def form(self, part: Part) -> Form:
+        """Return the form that the engine works on; a part's own by default.
+
+        Parameters
+        ----------
+        part : Part
+            Part of a problem.
+        """
+        return part.form
+
     def method_name(self, problem: LipschitzProblem, part: Part) -> str:
         """Return what `Result.method` says of a part's bound."""
         return type(self).__name__
@@ -117,7 +128,7 @@ class BoundSolver(Solver):
             part = problem.part(state.current)
             module, _options = self.engine(problem, part)
             before = dict(state.engine.counts)
-            module.advance(part.form, state.engine)
+            module.advance(self._form(problem, state), state.engine)
             state.nit += 1
             state.count(**{k: v - before.get(k, 0) for k, v in state.engine.counts.items()})
             self._note(problem, state)
@@ -127,6 +138,13 @@ class BoundSolver(Solver):
                 break
         return state
 
+    def _form(self, problem: Any, state: Any) -> Form:
+        """Return the form of the current part; engines know it again by its identity."""
+        if state.cache is None or state.cache[0] != state.current:
+            state.cache = (state.current, self.form(problem.part(state.current)))
+        form: Form = state.cache[1]
+        return form
+
     def _begin(self, problem: Any, state: Any, k: int) -> None:
         part = problem.part(k)
         module, options = self.engine(problem, part)
@@ -134,7 +152,7 @@ class BoundSolver(Solver):
         if warm is not None and warm.kind == self.proof_kind:
             options = {**options, "multipliers": warm.multipliers, "dual": warm.dual}
         state.current = k
-        state.engine = module.start(part.form, tol=self.tol, **options)
+        state.engine = module.start(self._form(problem, state), tol=self.tol, **options)
         state.count(**state.engine.counts)
         self._note(problem, state)
 
@@ -174,7 +192,7 @@ class BoundSolver(Solver):
         """Take over what the engine has proved so far."""
         k, engine = state.current, state.engine
         part = problem.part(k)
-        scale = part.form.scale
+        scale = self._form(problem, state).scale
         if engine.multipliers is not None and engine.upper * scale <= state.uppers[k]:
             state.uppers[k] = engine.upper * scale
             state.proofs[k] = BoundProof(
@@ -280,9 +298,12 @@ def check_start(caller: str, x0: Any, problem: LipschitzProblem) -> Sequence[Bou
             "give the x of a result of this problem"
         )
     for k, proof in enumerate(proofs):
-        if proof.kind not in ("multipliers", "layer_multipliers"):
+        form = problem.part(k).form
+        if proof.kind == "coupled_multipliers" and isinstance(form, GroupChain):
+            form = coupled_form(form)
+        elif proof.kind not in ("multipliers", "layer_multipliers"):
             continue
-        shapes, dual = layout(problem.part(k).form)
+        shapes, dual = layout(form)
         for name, arrays, expected in (
             ("multipliers", proof.multipliers, shapes), ("dual", proof.dual, dual),
         ):  # fmt: skip

@@ -16,7 +16,7 @@ import scipy.linalg as la
 import scipy.sparse as sp
 
 from lowrank_opt.core.errors import ProblemError
-from lowrank_opt.lipschitz.forms import Chain, Form, Group, GroupChain
+from lowrank_opt.lipschitz.forms import Chain, Form, Group, GroupChain, LowRankLMI
 from lowrank_opt.lipschitz.network import Affine, FeedForward, Implicit, Residual
 from lowrank_opt.lipschitz.rigorous import UNIT, gamma, norm_upper
 
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     Slopes = tuple[Values, Values]
     Layer: TypeAlias = Slopes | Group
 
-__all__ = ["Part", "Stack", "parts_of", "stack_of"]
+__all__ = ["Part", "Stack", "coupled_form", "parts_of", "stack_of"]
 
 _DENSE_LIMIT = 64_000_000  # entries of a weight matrix
 _AFFINE_LIMIT = 2500  # variables up to which affine neurons are eliminated
@@ -381,10 +381,31 @@ def _part_row(stack: Stack, k: int, inner: float) -> Part:
     return Part(_mixed(weights, layers, "linf", scale), k, product)
 
 
-def _mixed(weights: Sequence[Values], layers: Sequence[Layer], norm: str, scale: float) -> Form:
+def _mixed(
+    weights: Sequence[Values], layers: Sequence[Layer], norm: str, scale: float
+) -> LowRankLMI:
     from lowrank_opt.lipschitz.lmi_builders import mixed_lmi
 
     return mixed_lmi(weights, layers, norm=norm, scale=scale)
+
+
+# Rounding of the orthonormal bases in which the kept parts of groups are eliminated.
+_BASES = 1e-11
+
+
+def coupled_form(chain: GroupChain) -> LowRankLMI:
+    """Return a chain of groups as one inequality, with what groups keep eliminated.
+
+    A group's sum (the part orthogonal to v) is the same before and after the activation, so only
+    the rest are variables. Bounds are at least as tight as with multipliers layer by layer.
+
+    Parameters
+    ----------
+    chain : GroupChain
+        The network's form.
+    """
+    scale = chain.scale * (1.0 + _BASES)
+    return _mixed(chain.weights, chain.groups, chain.norm, scale)
 
 
 def _norm(A: Values, norm: str) -> float:

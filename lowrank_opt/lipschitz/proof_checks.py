@@ -5,12 +5,14 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
+from lowrank_opt.lipschitz.canonical import coupled_form
 from lowrank_opt.lipschitz.certificates import chain_upper, group_upper, lmi_upper
 from lowrank_opt.lipschitz.certificates_dual import chain_lower, group_lower, lmi_lower
 from lowrank_opt.lipschitz.forms import Chain, GroupChain
 
 if TYPE_CHECKING:
     from lowrank_opt.lipschitz.canonical import Part
+    from lowrank_opt.lipschitz.forms import LowRankLMI
     from lowrank_opt.lipschitz.problem import LipschitzProblem
     from lowrank_opt.lipschitz.proofs import BoundProof
 
@@ -40,6 +42,9 @@ def check_proof(problem: LipschitzProblem, index: int, proof: BoundProof) -> tup
     upper, lower = math.inf, 0.0
     if proof.kind in ("multipliers", "layer_multipliers"):
         upper, lower = _multipliers(part, proof)
+    elif proof.kind == "coupled_multipliers" and isinstance(form, GroupChain):
+        form = coupled_form(form)
+        upper, lower = _of_inequality(form, proof)
     elif proof.kind == "lip_lt":
         from lowrank_opt.lipschitz.norm_checks import lip_lt_bound
 
@@ -70,6 +75,10 @@ def _multipliers(part: Part, proof: BoundProof) -> tuple[float, float]:
     if isinstance(form, GroupChain):
         upper = group_upper(form, proof.multipliers, part.first)
         return upper, 0.0 if proof.dual is None else group_lower(form, proof.dual)
+    return _of_inequality(form, proof)
+
+
+def _of_inequality(form: LowRankLMI, proof: BoundProof) -> tuple[float, float]:
     if len(proof.multipliers) != 1:
         return math.inf, 0.0
     upper = lmi_upper(form, proof.multipliers[0])

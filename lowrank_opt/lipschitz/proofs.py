@@ -22,10 +22,11 @@ class BoundProof:
 
     Parameters
     ----------
-    kind : {"multipliers", "layer_multipliers", "product", "lip_lt", "penalty", "patterns", \
+    kind : {"multipliers", "layer_multipliers", "coupled_multipliers", "product", "lip_lt", "penalty", "patterns", \
             "witness", "unproved", "parts"}
         What the numbers are, and so which check applies. "layer_multipliers": the same number for
-        all neurons of a layer, and a dual for that program. "unproved": nothing has been computed
+        all neurons of a layer, and a dual for that program. "coupled_multipliers": of a network
+        of groups as one inequality. "unproved": nothing has been computed
         yet; the product of norms is the bound.
     multipliers : tuple of ndarray
         Multipliers of the linear matrix inequality, divided by ρ: one array of shape (n_i,) for

@@ -415,7 +415,7 @@ def _longer(array: Any) -> Any:
     host = to_host(array)
     if host.ndim == 0:
         return array
-    return Backend.of(array).asarray(np.pad(host, (0, 1), mode="edge"))
+    return Backend.of(array).asarray(np.pad(host, (0, 1), mode="edge" if host.size else "constant"))
 
 
 def check_history_excluded_from_time(case: SolverCase) -> None:
