@@ -22,12 +22,12 @@ class BoundProof:
 
     Parameters
     ----------
-    kind : {"multipliers", "layer_multipliers", "coupled_multipliers", "product", "lip_lt", "penalty", "patterns", \
-            "witness", "unproved", "parts"}
-        What the numbers are, and so which check applies. "layer_multipliers": the same number for
-        all neurons of a layer, and a dual for that program. "coupled_multipliers": of a network
-        of groups as one inequality. "unproved": nothing has been computed
-        yet; the product of norms is the bound.
+    kind : str
+        What the numbers are, and so which check applies: "multipliers" of the form's inequality;
+        "layer_multipliers" (the same for all neurons of a layer, with a dual for that program);
+        "coupled_multipliers" (a network of groups as one inequality); "lip_lt", "penalty",
+        "patterns", "witness" of the methods of these names; "product" of norms; "unproved"
+        (nothing has been computed yet, the product of norms is the bound); "parts".
     multipliers : tuple of ndarray
         Multipliers of the linear matrix inequality, divided by ρ: one array of shape (n_i,) for
         each hidden layer of a `Chain`; arrays of shape (2, n_groups) with rows λ and γ for a
