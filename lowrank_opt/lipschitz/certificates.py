@@ -27,6 +27,9 @@ if TYPE_CHECKING:
 __all__ = ["chain_upper", "group_upper", "lmi_upper"]
 
 _FIRST, _GROWTH, _TRIES = 1e-13, 4.0, 20
+# Relative excess of ρ over its value without rounding that is not worth another try; shares of an
+# inner point that are tried.
+_CLOSE, _LEAST_SHARE, _SHARE_GROWTH = 1e-9, 1e-10, 4.0
 
 
 def raised_until_proved(value: float, prove: Callable[[float], bool]) -> float:
@@ -101,11 +104,70 @@ def chain_upper(
         from lowrank_opt.lipschitz.rigorous import norm_upper
 
         return norm_upper(weights[0])
-    matrix = _ChainMatrix(weights, chain.alpha, lam)
     with np.errstate(all="ignore"):
-        rho = matrix.least_rho()
-        bound = raised_until_proved(rho, matrix.is_psd)
+        bound, near = _least_proved(weights, chain.alpha, lam)
+        if not near:
+            # Optimal multipliers lie on the boundary: the best of them leave no room for rounding.
+            # The set of feasible (λ, 1/ρ) is convex, so a share t of an inner point costs at most
+            # about t of the bound.
+            inner = _inner_multipliers(weights, chain.alpha)
+            share = _LEAST_SHARE
+            while inner is not None and share < 0.5 and not near:
+                mixed = [(1.0 - share) * v + share * w for v, w in zip(lam, inner, strict=True)]
+                trial, near = _least_proved(weights, chain.alpha, mixed)
+                bound, near = min(bound, trial), near and trial <= bound
+                share *= _SHARE_GROWTH
     return math.sqrt(bound) * (1.0 + 2.0 * UNIT)
+
+
+def _least_proved(
+    weights: Sequence[Values], alpha: Sequence[Values], lam: Sequence[Values]
+) -> tuple[float, bool]:
+    """Return the least proved ρ, and whether it is close to the one without rounding."""
+    matrix = _ChainMatrix(weights, alpha, lam)
+    rho = matrix.least_rho()
+    bound = raised_until_proved(rho, matrix.is_psd)
+    return bound, bound < math.inf and bound <= rho * (1.0 + _CLOSE)
+
+
+def _inner_multipliers(weights: Sequence[Values], alpha: Sequence[Values]) -> list[Values] | None:
+    """Return multipliers well inside the feasible set, the same for all neurons of a layer."""
+    F = np.eye(weights[0].shape[1])
+    out: list[Values] = []
+    for W, a in zip(weights[:-1], alpha, strict=True):
+        R = _factor(F)
+        if R is None:
+            return None
+        T = la.solve_triangular(R, W.T, lower=True, check_finite=False)
+        Y = T.T @ T
+        top = float(la.eigvalsh(Y, subset_by_index=[len(Y) - 1] * 2)[0])
+        if not 0 < top < math.inf:
+            return None
+        level = 1.0 / top
+        for _ in range(40):
+            X = _next_complement(F, Y, W, a, level)
+            if X is not None:
+                break
+            level *= 0.5
+        else:
+            return None
+        out.append(np.full(len(W), level))
+        F = X
+    return out
+
+
+def _next_complement(F: Values, Y: Values, W: Values, a: Values, level: float) -> Values | None:
+    """Return the Schur complement after a layer with equal multipliers; ``None`` if indefinite."""
+    if np.any(a):
+        R = _factor(F + 2.0 * level * (W.T * a) @ W)
+        if R is None:
+            return None
+        T = la.solve_triangular(R, W.T, lower=True, check_finite=False)
+        Y = T.T @ T
+    X = -(level * level) * (1.0 + a)[:, None] * Y * (1.0 + a)
+    X[np.diag_indices(len(X))] += 2.0 * level
+    low = float(la.eigvalsh(X, subset_by_index=[0, 0])[0])
+    return X if low > 0.1 * level else None
 
 
 class _ChainMatrix:
