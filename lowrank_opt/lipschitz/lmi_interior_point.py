@@ -42,6 +42,8 @@ _MAX_SHORT = 3
 _FEASIBLE = 1e-9  # smallest eigenvalue, relative to one, that counts as feasible
 _FIRST_PHASE = 60
 _SMALL = 400  # order of matrices from which more than one thread pays
+_LARGEST_SHARE = 1e-8  # of inner multipliers in those that are handed out
+_ROOM = 30.0  # multiple of a check's rounding errors, of order d² eps, that the share is
 
 
 @register_serializable
@@ -75,6 +77,8 @@ class InteriorPointState:
         The iterate.
     short : int
         Iterations in a row that made no progress.
+    inner : ndarray or None
+        Multipliers well inside the feasible set.
     cache : object
         Arrays made from the form; rebuilt when missing.
     """
@@ -94,6 +98,7 @@ class InteriorPointState:
     unit: float = 1.0
     point: Point | None = None
     short: int = 0
+    inner: NDArray[np.float64] | None = None
     cache: Any = field(default=None, repr=False, compare=False)
 
     def __getstate__(self) -> dict[str, Any]:
@@ -345,6 +350,16 @@ def _note_upper(
     rho, best = operator.certify(u)
     if best is None:
         return
+    if state.inner is None:
+        state.inner = best.copy()
+    elif _length(form, rho * unit) < state.upper:
+        # Optimal multipliers lie on the boundary and would leave a check no room for rounding. The
+        # set of feasible (y, 1/ρ) is convex: a share of an inner point costs that share.
+        needed = _ROOM * operator.d**2 * np.finfo(float).eps
+        share = max(needed, min(_LARGEST_SHARE, 0.01 * state.tol))
+        inside, mixed = operator.certify((1.0 - share) * best + share * state.inner)
+        if mixed is not None and inside <= rho * (1.0 + 4.0 * share):
+            rho, best = inside, mixed
     upper = _length(form, rho * unit)
     if upper < state.upper:
         state.upper, state.multipliers = upper, (best.copy(),)
