@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
-from lowrank_opt.core.errors import ParameterError
+from lowrank_opt.core.errors import ParameterError, ProblemError
 from lowrank_opt.core.params import Interval, StrOptions, make_rng
 from lowrank_opt.core.protocols import HasNetwork
 from lowrank_opt.core.solver import Solver
@@ -24,7 +24,13 @@ from lowrank_opt.lipschitz.exact_network import (
     target_of,
 )
 from lowrank_opt.lipschitz.network import Affine, FeedForward
-from lowrank_opt.lipschitz.pattern_checks import exactly_refuted, integers, pattern_bound
+from lowrank_opt.lipschitz.pattern_checks import (
+    covers,
+    exactly_refuted,
+    integers,
+    pattern_bound,
+    pattern_lower,
+)
 from lowrank_opt.lipschitz.proofs import BoundProof
 from lowrank_opt.lipschitz.witness import contains, witness_bound
 
@@ -32,6 +38,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from lowrank_opt.core.problem import Certificate
+    from lowrank_opt.lipschitz.exact_network import Domain, PatternNetwork, Target
     from lowrank_opt.lipschitz.problem import LipschitzProblem
 
     Values = NDArray[np.float64]
@@ -66,6 +73,8 @@ class ExactState(State):
         Best proved value of a pattern (of an input, when only patterns that occur count).
     witness : ndarray or None
         Input of that value.
+    best_pattern : ndarray of shape (n_neurons,) or None
+        Pattern of that value.
     uppers : list of float
         Bounds of the parts, for enumeration.
     position, part : int
@@ -85,6 +94,7 @@ class ExactState(State):
     size: int = 0
     lower: float = 0.0
     witness: Any = None
+    best_pattern: Any = None
     uppers: list[float] = field(default_factory=list)
     position: int = 0
     part: int = -1
@@ -250,7 +260,7 @@ class ExactLipschitz(Solver):
         small = sum(math.log2(c) for c in net.n_choices) <= self.max_neurons
         return "enumeration" if small and not self.feasible else "branch_and_bound"
 
-    def _tools(self, problem: Any, state: Any) -> Any:
+    def _tools(self, problem: Any, state: Any) -> _Tools:
         if state.cache is None:
             slopes = None
             if problem.region is not None and not self.feasible:
@@ -262,13 +272,25 @@ class ExactLipschitz(Solver):
             numbers = integers(net) if self.feasible else None
             targets = [target_of(problem, k) for k in range(problem.n_parts)]
             slack = [bounds.rounding(net, t) for t in targets]
-            state.cache = (net, domain, targets, slack, numbers)
-        return state.cache
+            spans = _spans(net)
+            state.cache = _Tools(
+                net,
+                domain,
+                targets,
+                slack,
+                numbers,
+                spans,
+                _importance(net, spans),
+                self.chosen(net),
+            )
+        tools: _Tools = state.cache
+        return tools
 
     def init(self, problem: Any, x0: Any = None) -> ExactState:
         """Return the state with all choices open, or with the leaves of an earlier run."""
         state = ExactState()
-        net, _, targets, slack, _ = self._tools(problem, state)
+        tools = self._tools(problem, state)
+        net, targets, slack = tools.net, tools.targets, tools.slack
         state.uppers = [problem.part(k).product for k in range(problem.n_parts)]
         state.finished = [u == 0.0 for u in state.uppers]
         rng = make_rng(self.random_state)
@@ -278,8 +300,9 @@ class ExactLipschitz(Solver):
             for k in np.argsort(state.uppers)[::-1]:
                 if state.uppers[k] <= state.lower:
                     break
-                value, _ = ascend(net, targets[k], rng)
-                state.lower = max(state.lower, value - slack[k])
+                value, pattern = ascend(net, targets[k], rng)
+                if value - slack[k] > state.lower:
+                    state.lower, state.best_pattern = value - slack[k], pattern
         if self.chosen(net) == "enumeration":
             self._next_part(state)
         else:
@@ -306,53 +329,49 @@ class ExactLipschitz(Solver):
             state.lower, state.witness = value, x
 
     def _resume_from(self, problem: Any, state: Any, proofs: Any) -> None:
-        """Take over the leaves of a proof, each graded again."""
-        net = self._tools(problem, state)[0]
-        shape = net.n_neurons, net.n_neurons + 2 * problem.network.n_inputs
-        for p in proofs:
-            if p.kind != "patterns" or len(p.multipliers) != 4:
-                return
-            if (p.multipliers[1].shape[1:], p.multipliers[2].shape[1:]) != (shape[:1], shape[1:]):
-                return
-        for p in proofs:
-            x = p.multipliers[3]
-            if self.feasible and x.size == problem.network.n_inputs:
-                value = witness_bound(problem.network, problem.norm, x, problem.region)
-                if value > state.lower:
-                    state.lower, state.witness = value, np.array(x)
+        """Take over the leaves of a proof, each graded again, if they are of the same kind."""
+        net = self._tools(problem, state).net
+        N, n = net.n_neurons, problem.network.n_inputs
+        own = [p.multipliers for p in proofs if p.kind == "patterns"]
+        for arrays in own:
+            found = [np.shape(v)[-1:] for v in arrays]
+            if found != [(1,), (N,), (N + 2 * n,), (max(N, n),)]:
+                raise ProblemError(
+                    f"ExactLipschitz.solve: x0 has arrays with rows of {found} entries; the "
+                    f"problem has {n} inputs and {N} neurons: give the x of a result of it"
+                )
+        mode = REACHED if self.feasible else ANYWHERE
         if self.chosen(net) == "enumeration":
             for k, p in enumerate(proofs):
-                if p.multipliers[0].item() == ENUMERATED:
+                if p.kind == "patterns" and np.array_equal(p.multipliers[0], [ENUMERATED]):
                     upper = pattern_bound(problem, k, p.multipliers)
-                    if upper < state.uppers[k]:
-                        state.uppers[k], state.finished[k] = upper, True
-                        slack = self._tools(problem, state)[3]
-                        state.lower = max(state.lower, upper * (1 - 1e-15) - 2 * slack[k])
+                    state.lower = max(state.lower, pattern_lower(problem, k, p.multipliers))
+                    state.uppers[k], state.finished[k] = min(upper, state.uppers[k]), True
             self._next_part(state)
             return
-        wanted = REACHED if self.feasible else ANYWHERE
-        if any(p.multipliers[0].item() != wanted for p in proofs):
+        if len(own) < len(proofs) or any(
+            not np.array_equal(arrays[0], [mode]) or not covers(arrays[1]) for arrays in own
+        ):
             return
-        state.patterns = np.concatenate([p.multipliers[1] for p in proofs]).astype(np.int8)
-        state.refutations = np.concatenate([p.multipliers[2] for p in proofs])
-        state.parts = np.repeat(np.arange(len(proofs)), [len(p.multipliers[1]) for p in proofs])
-        state.size = len(state.parts)
+        for arrays in own:
+            self._try_input(problem, state, arrays[3][:n] if self.feasible else None)
+        state.patterns = np.concatenate([arrays[1] for arrays in own]).astype(np.int8)
+        state.size = len(state.patterns)
+        state.parts = np.repeat(np.arange(len(own)), [len(arrays[1]) for arrays in own])
+        state.refutations = np.zeros((state.size, N + 2 * n))
         state.kinds = np.zeros(state.size, dtype=np.int8)
         state.branches = np.full(state.size, -1)
-        state.bounds = np.zeros(state.size)
+        state.bounds = np.array(state.uppers)[state.parts]
         for i in range(state.size):
-            if state.refutations[i].any():
-                state.kinds[i] = REFUTED
-            else:
-                self._grade(problem, state, i)
+            self._grade(problem, state, i)
 
     # ------------------------------------------------------------ steps
 
     def step(self, problem: Any, state: Any, n: int = 1) -> Any:
         """Branch `n` times at the leaf of the largest bound, or go through `n` blocks."""
-        net = self._tools(problem, state)[0]
+        method = self._tools(problem, state).method
         for _ in range(n):
-            if self.chosen(net) == "enumeration":
+            if method == "enumeration":
                 if state.part < 0:
                     break
                 self._block(problem, state)
@@ -369,7 +388,8 @@ class ExactLipschitz(Solver):
         state.position, state.part_best = 0, 0.0
 
     def _block(self, problem: Any, state: Any) -> None:
-        net, _, targets, slack, _ = self._tools(problem, state)
+        tools = self._tools(problem, state)
+        net, targets, slack = tools.net, tools.targets, tools.slack
         k, total = state.part, n_patterns(net)
         count = min(CHUNK, total - state.position)
         best = best_of(net, targets[k], state.position, count, state.part_best)
@@ -421,16 +441,21 @@ class ExactLipschitz(Solver):
 
     def _grade(self, problem: Any, state: Any, i: int) -> None:
         """Bound or refute a leaf, and choose the neuron to branch on."""
-        net, domain, targets, slack, numbers = self._tools(problem, state)
+        tools = self._tools(problem, state)
+        net, targets, slack = tools.net, tools.targets, tools.slack
         k = int(state.parts[i])
         pattern = state.patterns[i]
         state.count(bounds=1)
         if not self.feasible:
             low, high = chosen_slopes(net, pattern)
             value, _ = bounds.jacobian_bound(net, targets[k], low, high)
-            undecided = np.flatnonzero((pattern == bounds.OPEN) & (self._spans(net) > 0))
-            state.lower = max(state.lower, value - slack[k] if not len(undecided) else 0.0)
+            undecided = np.flatnonzero((pattern == bounds.OPEN) & (tools.spans > 0))
+            if not len(undecided) and value - slack[k] > state.lower:
+                state.lower = value - slack[k]
+                state.best_pattern = np.where(pattern == 1, 1, 0)
         else:
+            domain, numbers = tools.domain, tools.numbers
+            assert domain is not None
             node = bounds.look_at(net, domain, pattern)
             at = np.append(node.chosen, np.arange(len(pattern), state.refutations.shape[1]))
 
@@ -454,7 +479,7 @@ class ExactLipschitz(Solver):
         if not len(undecided):
             state.kinds[i] = SETTLED
             return
-        state.branches[i] = undecided[self._weights(net)[undecided].argmax()]
+        state.branches[i] = undecided[tools.importance[undecided].argmax()]
 
     def _try_input(self, problem: Any, state: Any, x: Any) -> None:
         """Raise the lower bound by the Jacobian at an input."""
@@ -468,17 +493,6 @@ class ExactLipschitz(Solver):
         value = witness_bound(problem.network, problem.norm, x, problem.region)
         if value > state.lower:
             state.lower, state.witness = value, x
-
-    def _spans(self, net: Any) -> Values:
-        return np.concatenate([np.abs(p - q) for p, q in zip(net.on, net.off, strict=True)] or [[]])
-
-    def _weights(self, net: Any) -> Values:
-        """Return how much each neuron matters: what it reads times what reads it."""
-        sizes = [
-            np.linalg.norm(W, axis=1) * np.linalg.norm(V, axis=0)
-            for W, V in zip(net.weights[:-1], net.weights[1:], strict=True)
-        ]
-        return np.concatenate(sizes) * self._spans(net) + 1e-300
 
     # ------------------------------------------------------------ results
 
@@ -520,22 +534,28 @@ class ExactLipschitz(Solver):
 
     def point(self, problem: Any, state: Any) -> BoundProof:
         """Return the leaves, as a proof."""
-        net = self._tools(problem, state)[0]
-        x = np.zeros(0) if state.witness is None else np.array(state.witness)
+        net = self._tools(problem, state).net
+        n = problem.network.n_inputs
+        best = np.zeros(max(net.n_neurons, n))  # the input, or the pattern, of the best value
+        if self.feasible and state.witness is not None:
+            best[:n] = state.witness
+        elif not self.feasible and state.best_pattern is not None:
+            best[: net.n_neurons] = state.best_pattern
         proofs = []
         for k in range(problem.n_parts):
+            numbers: Any
             if state.bounds is None:
                 if not state.finished[k] or state.uppers[k] == 0.0:
-                    proofs.append(BoundProof("product", bound=state.uppers[k]))
+                    proofs.append(BoundProof("unproved", bound=state.uppers[k]))
                     continue
                 whole = np.full((1, net.n_neurons), bounds.OPEN, dtype=np.int8)
                 none = np.zeros((1, net.n_neurons + 2 * problem.network.n_inputs))
-                numbers = (np.array(ENUMERATED), whole, none, x)
+                numbers = (np.array([ENUMERATED]), whole, none, best)
             else:
                 own = np.flatnonzero(state.parts[: state.size] == k)
                 numbers = (
-                    np.array(REACHED if self.feasible else ANYWHERE), state.patterns[own].copy(),
-                    state.refutations[own].copy(), x,
+                    np.array([REACHED if self.feasible else ANYWHERE]), state.patterns[own].copy(),
+                    state.refutations[own].copy(), best,
                 )  # fmt: skip
             proofs.append(BoundProof("patterns", numbers, bound=self._upper_of(state, k)))
         if problem.n_parts == 1:
@@ -556,6 +576,38 @@ class ExactLipschitz(Solver):
             out["lower_bound"] = min(max(out["lower_bound"], best), upper)
             out["witness"] = state.witness
         return out
+
+
+@dataclass
+class _Tools:
+    """What follows from the problem: layers, inputs, targets, rounding, ends of slopes."""
+
+    net: PatternNetwork
+    domain: Domain | None
+    targets: list[Target]
+    slack: list[float]
+    numbers: Any
+    spans: Values
+    importance: Values
+    method: str
+
+
+def _spans(net: PatternNetwork) -> Values:
+    """Return the length of the range of every neuron's slopes."""
+    return np.concatenate(
+        [np.abs(p - q) for p, q in zip(net.on, net.off, strict=True)] or [np.zeros(0)]
+    )
+
+
+def _importance(net: PatternNetwork, spans: Values) -> Values:
+    """Return how much each neuron matters: what it reads times what reads it."""
+    if net.grouped:
+        return spans
+    sizes = [
+        np.linalg.norm(W, axis=1) * np.linalg.norm(V, axis=0)
+        for W, V in zip(net.weights[:-1], net.weights[1:], strict=True)
+    ]
+    return np.concatenate(sizes or [np.zeros(0)]) * spans + 1e-300
 
 
 def chosen_slopes(net: Any, pattern: Any) -> tuple[list[Values], list[Values]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from dataclasses import dataclass, field
 from numbers import Integral, Real
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 import scipy.linalg as la
 
-from lowrank_opt.core.errors import ParameterError
+from lowrank_opt.core.errors import ParameterError, ProblemError
 from lowrank_opt.core.params import COUNT, Interval, StrOptions, make_rng
 from lowrank_opt.core.protocols import HasNetwork
 from lowrank_opt.core.solver import Solver
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
 __all__ = ["LipDiff"]
 
 DECAY, PIECES, FLOOR = 0.95, 50, 0.1  # of the step size, in a group of epochs
+SHRINK = 0.2  # of the step size from group to group, for starts near the minimum
 BETA1, BETA2 = 0.9, 0.999  # Adam's
 
 
@@ -93,14 +95,15 @@ class LipDiff(Solver):
 
     Parameters
     ----------
-    n_epochs : int, default=1000
-        Gradient steps.
+    n_epochs : int, default=300
+        Gradient steps; published: 1000.
     n_groups : int, default=3
         Groups of steps; each starts with a large step size and Adam's moments at zero, at the best
         point so far.
-    step_size : float, default=0.04
+    step_size : float or None, default=None
         Of Adam, in logarithms of λ, κ_0 and κ_1; for κ_h five times that. In a group it is
-        multiplied by 0.95 fifty times, but not below a tenth.
+        multiplied by 0.95 fifty times, but not below a tenth. ``None``: 0.04, as published, from
+        the product of norms; else 0.01, and a fifth of that from group to group.
     n_lanczos : int, default=20
         Lanczos steps; matrices of order up to 160 are decomposed exactly.
     record_every : int, default=20
@@ -156,7 +159,7 @@ class LipDiff(Solver):
     >>> rng = np.random.default_rng(0)
     >>> widths = [4, 10, 1]
     >>> weights = [rng.standard_normal((n, m)) / m**0.5 for m, n in zip(widths, widths[1:])]
-    >>> result = LipDiff(n_epochs=300).solve(LipschitzProblem(weights))
+    >>> result = LipDiff().solve(LipschitzProblem(weights))
     >>> print(f"{result.fun:.1f}, certified: {result.certified}")
     1.1, certified: True
     """
@@ -171,7 +174,7 @@ class LipDiff(Solver):
     _parameter_constraints: ClassVar[dict[str, list[Any]]] = {
         "n_epochs": [Interval(Integral, 0, None, closed="left")],
         "n_groups": [COUNT],
-        "step_size": [Interval(Real, 0, None, closed="neither")],
+        "step_size": [None, Interval(Real, 0, None, closed="neither")],
         "n_lanczos": [COUNT],
         "record_every": [COUNT],
         "start": [StrOptions({"product", "first_order"})],
@@ -181,9 +184,9 @@ class LipDiff(Solver):
     def __init__(
         self,
         *,
-        n_epochs: int = 1000,
+        n_epochs: int = 300,
         n_groups: int = 3,
-        step_size: float = 0.04,
+        step_size: float | None = None,
         n_lanczos: int = 20,
         record_every: int = 20,
         start: str = "first_order",
@@ -237,7 +240,7 @@ class LipDiff(Solver):
         state = LipDiffState(rng=make_rng(self.random_state))
         part = problem.part(0)
         state.upper = part.product
-        state.proof = BoundProof("product", bound=part.product)
+        state.proof = BoundProof("unproved", bound=part.product)
         form = part.form
         if len(form.weights) == 1 or part.product == 0.0:
             state.complete = True
@@ -251,6 +254,7 @@ class LipDiff(Solver):
         warm = None
         if x0 is not None:
             warm = check_start(type(self).__name__, x0, problem)[0]
+            _check_penalty(warm, [len(v) for v in lam])
             lam, kappa, slack = _from_proof(form, warm, lam, kappa, slack)
         state.base = np.concatenate([*lam, kappa])
         state.theta = np.zeros(len(state.base))
@@ -318,6 +322,13 @@ class LipDiff(Solver):
     def _group_length(self) -> int:
         return max(1, -(-self.n_epochs // self.n_groups))
 
+    def _first_step(self, nit: int) -> float:
+        """Return the step size at the start of a group."""
+        far = self.start == "product"
+        size = self.step_size if self.step_size is not None else (0.04 if far else 0.01)
+        group = min(nit // self._group_length(), self.n_groups - 1)
+        return float(size) * (1.0 if far else SHRINK**group)
+
     def _descend(self, penalty: Penalty, state: Any) -> None:
         lam, kappa = self._point(penalty, state)
         noise = state.rng.standard_normal(penalty.order) / math.sqrt(penalty.order)
@@ -350,7 +361,7 @@ class LipDiff(Solver):
         s[:] = BETA2 * s + (1.0 - BETA2) * g * g
         move = (m / (1.0 - BETA1**k)) / (np.sqrt(s / (1.0 - BETA2**k)) + 1e-8)
         piece = PIECES * (k - 1) // self._group_length()
-        rate = self.step_size * max(DECAY**piece, FLOOR)
+        rate = self._first_step(state.nit) * max(DECAY**piece, FLOOR)
         n = len(values)
         state.theta = np.clip(state.theta - rate * move[:n], -200.0, 200.0)
         state.slack = np.maximum(state.slack - 5.0 * rate * move[n:], 0.0)
@@ -397,7 +408,7 @@ class LipDiff(Solver):
 
     def point(self, problem: Any, state: Any) -> BoundProof:
         """Return the proof of the best bound so far."""
-        proof: BoundProof = state.proof
+        proof: BoundProof = copy.deepcopy(state.proof)
         return proof
 
     def fields(
@@ -406,6 +417,17 @@ class LipDiff(Solver):
         """Return the fields of a bound's result."""
         name = "LipDiff" if state.proof.kind == "penalty" else "product of norms"
         return bound_fields(problem, x, name)
+
+
+def _check_penalty(proof: BoundProof, widths: list[int]) -> None:
+    """Raise if a warm start has multipliers of another network."""
+    found = [np.shape(v) for v in proof.multipliers]
+    expected = [(n,) for n in (*widths, 2 + sum(widths))]
+    if proof.kind == "penalty" and found != expected:
+        raise ProblemError(
+            f"LipDiff.solve: x0 has multipliers of shapes {found}, the problem needs {expected}; "
+            "give the x of a result of this problem"
+        )
 
 
 def _from_proof(

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     Values = NDArray[np.float64]
 
-__all__ = ["covers", "exactly_refuted", "integers", "pattern_bound"]
+__all__ = ["covers", "exactly_refuted", "integers", "pattern_bound", "pattern_lower"]
 
 _EXACT = 40  # inputs up to which contradictions are looked for in exact arithmetic
 _MOST = 2.0**26  # patterns that are gone through one by one
@@ -41,7 +41,7 @@ def pattern_bound(problem: LipschitzProblem, index: int, multipliers: Sequence[A
     index : int
         Number of the part.
     multipliers : sequence of ndarray
-        ``mode`` of shape (): 0: patterns that inputs of the region reach; 1: all patterns; 2: all,
+        ``mode`` of shape (1,): 0: patterns that inputs of the region reach; 1: all patterns; 2: all,
         to be gone through one by one. ``patterns`` of shape (m, N): 0, 1 or 2 (open) for every
         hidden neuron. ``refutations`` of shape (m, N + 2 n_inputs): numbers y >= 0 of the neurons
         and of lower and upper ends of inputs, not all zero for leaves that no input reaches.
@@ -94,6 +94,54 @@ def pattern_bound(problem: LipschitzProblem, index: int, multipliers: Sequence[A
             value = _leaf(net, target, domain, pattern, worst - 2.0 * doubt)
             worst = max(worst, value + doubt)
     return worst * (1.0 + 1e-15) if math.isfinite(worst) else math.inf
+
+
+def pattern_lower(problem: LipschitzProblem, index: int, multipliers: Sequence[Any]) -> float:
+    """Return a proved lower bound of the best that the same patterns could give.
+
+    Parameters
+    ----------
+    problem : LipschitzProblem
+        The problem.
+    index : int
+        Number of the part.
+    multipliers : sequence of ndarray
+        As for :func:`pattern_bound`; the fourth array begins with an input (mode 0) or with a
+        pattern of 0 and 1 (mode 1). For mode 2 all patterns are gone through.
+
+    Returns
+    -------
+    float
+        In the units of the network; for mode 0 a lower bound of the Lipschitz constant itself.
+    """
+    if len(multipliers) < 4 or not isinstance(problem.network, FeedForward):
+        return 0.0
+    mode, best = np.asarray(multipliers[0]), np.asarray(multipliers[3], dtype=np.float64)
+    if mode.size != 1 or best.ndim != 1 or not np.all(np.isfinite(best)):
+        return 0.0
+    if mode == 0:
+        from lowrank_opt.lipschitz.witness import witness_bound
+
+        n = problem.network.n_inputs
+        if len(best) < n:
+            return 0.0
+        return witness_bound(problem.network, problem.norm, best[:n], problem.region)
+    slopes = None
+    if problem.region is not None:
+        from lowrank_opt.lipschitz.local_slopes import slopes_on
+
+        slopes = slopes_on(problem.network, problem.region)
+    net, target = (
+        pattern_network(problem.network, slopes, problem.region),
+        target_of(problem, index),
+    )
+    doubt = _doubt(net, target)
+    if mode == 2:
+        return max(0.0, _all_patterns(net, target) * (1.0 - 4e-15) - 2.0 * doubt)
+    pattern = best[: net.n_neurons]
+    if net.grouped or len(pattern) < net.n_neurons or not np.all(np.isin(pattern, (0.0, 1.0))):
+        return 0.0
+    return max(0.0, (_leaf(net, target, None, pattern, 0.0) - doubt) * (1.0 - 1e-15))
 
 
 def covers(patterns: NDArray[np.int8]) -> bool:

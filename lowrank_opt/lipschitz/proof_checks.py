@@ -55,10 +55,10 @@ def check_proof(problem: LipschitzProblem, index: int, proof: BoundProof) -> tup
         if isinstance(form, Chain):
             upper = penalty_bound(form, proof.multipliers)
     elif proof.kind == "patterns":
-        from lowrank_opt.lipschitz.pattern_checks import pattern_bound
+        from lowrank_opt.lipschitz.pattern_checks import pattern_bound, pattern_lower
 
-        upper = pattern_bound(problem, index, proof.multipliers)
-        return min(upper, part.product), 0.0
+        upper = min(pattern_bound(problem, index, proof.multipliers), part.product)
+        return upper, min(pattern_lower(problem, index, proof.multipliers), upper)
     upper *= form.scale
     upper = upper * (1.0 + 4e-16) if math.isfinite(upper) else part.product
     return min(upper, part.product), min(lower * form.scale * (1.0 - 4e-16), upper)

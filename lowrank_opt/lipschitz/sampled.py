@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
+from lowrank_opt.core.errors import ProblemError
 from lowrank_opt.core.params import COUNT, Interval
 from lowrank_opt.core.protocols import HasNetwork
 from lowrank_opt.core.solver import Solver
@@ -179,6 +180,12 @@ class SampledLowerBound(Solver):
             proofs = check_start(type(self).__name__, x0, problem)
             shown = [p for p in proofs if p.kind == "witness" and p.multipliers]
             for proof in shown:
+                if np.shape(proof.multipliers[0]) != (problem.network.n_inputs,):
+                    raise ProblemError(
+                        f"{type(self).__name__}.solve: x0 has an input of shape "
+                        f"{np.shape(proof.multipliers[0])}; the network has "
+                        f"{problem.network.n_inputs} inputs"
+                    )
                 found = state.search.values.max(initial=0.0)
                 value = state.search.add(
                     problem.network, problem.norm, problem.region, proof.multipliers[0]
@@ -208,11 +215,11 @@ class SampledLowerBound(Solver):
 
     def point(self, problem: Any, state: Any) -> BoundProof:
         """Return the best input, as a proof of the lower bound."""
-        _, x = state.search.best(problem.network, problem.norm, problem.region)
-        one = BoundProof("witness", () if x is None else (x,))
+        value, x = state.search.best(problem.network, problem.norm, problem.region)
+        one = BoundProof("witness", () if x is None else (x,), bound=value)
         if problem.n_parts == 1:
             return one
-        return BoundProof("parts", parts=(one,) * problem.n_parts)
+        return BoundProof("parts", parts=(one,) * problem.n_parts, bound=value)
 
     def fields(
         self, problem: LipschitzProblem, state: Any, x: Any, certificate: Certificate | None

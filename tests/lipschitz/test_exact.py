@@ -345,7 +345,7 @@ def test_proofs_that_prove_nothing_are_refused():
     # Numbers that refute nothing: every leaf counts.
     assert pattern_bound(problem, 0, (mode, patterns, np.ones_like(y))) >= 1.0
     on = np.ones((1, 3), dtype=np.int8)
-    assert pattern_bound(problem, 0, (np.array(1), on, y[:1] * 0)) == np.inf
+    assert pattern_bound(problem, 0, (np.array([1]), on, y[:1] * 0)) == np.inf
     whole = np.full((1, 3), 2, dtype=np.int8)
     assert pattern_bound(problem, 0, (mode, whole, np.ones((1, 5)))) >= 2.0
 
