@@ -144,11 +144,17 @@ def case(name: str) -> Case:
 
 
 def _factor(M):
-    """Cholesky factor of a matrix that is positive definite in spite of rounding, or None."""
+    """Cholesky factor of a matrix that is positive definite in spite of rounding, or None.
+
+    Rows and columns are scaled to a unit diagonal before a shift by the error of the factorisation.
+    """
     n = len(M)
-    shift = (n + 2) * np.finfo(float).eps * np.trace(M)
+    d = np.sqrt(np.abs(np.diag(M)))
+    if not np.all(d > 0):
+        return None
+    shift = (n + 2) * np.finfo(float).eps * n
     try:
-        return linalg.cholesky(M - shift * np.eye(n), lower=True)
+        return d[:, None] * linalg.cholesky(M / d / d[:, None] - shift * np.eye(n), lower=True)
     except linalg.LinAlgError:
         return None
 

@@ -407,7 +407,7 @@ def markdown(results):
         "Times are of whole calls, from weights to the answer: building and compiling a model "
         "counts, importing libraries does not. *Its bound* is what a system reports; *proved* is "
         "what its multipliers prove by functions of the benchmark that share no line with a "
-        "solver (for peers after mixing in a little of a closed form, which repairs small "
+        "solver (after mixing in a little of a closed form, which repairs small "
         "violations). *Gap*: 1 minus the squared ratio of the best proved lower bound of the "
         "program's value to *proved*, for all systems the same; an answer has a gap of 1e-6. "
         "Peers get layers divided by their norms and inputs compressed, as ours does inside its "

@@ -115,7 +115,7 @@ class Ours(System):
                 mu = pairs.pop(0) if case.norm == "linf" else None
                 proved = form.scale * data.group_upper(form.weights, pairs, case.norm, mu)
             else:
-                proved = form.scale * data.upper(form.weights, proof.multipliers)
+                proved = form.scale * data.mixed(form.weights, proof.multipliers)
                 if proof.dual is not None:
                     lower = form.scale * data.lower(form.weights, proof.dual)
         if lower is None and result.relaxation_bound:
