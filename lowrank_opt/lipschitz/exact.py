@@ -337,7 +337,7 @@ class ExactLipschitz(Solver):
             found = [np.shape(v)[-1:] for v in arrays]
             if found != [(1,), (N,), (N + 2 * n,), (max(N, n),)]:
                 raise ProblemError(
-                    f"ExactLipschitz.solve: x0 has arrays with rows of {found} entries; the "
+                    f"ExactLipschitz.solve: x0 has arrays whose last shapes are {found}; the "
                     f"problem has {n} inputs and {N} neurons: give the x of a result of it"
                 )
         mode = REACHED if self.feasible else ANYWHERE

@@ -41,8 +41,8 @@ def pattern_bound(problem: LipschitzProblem, index: int, multipliers: Sequence[A
     index : int
         Number of the part.
     multipliers : sequence of ndarray
-        ``mode`` of shape (1,): 0: patterns that inputs of the region reach; 1: all patterns; 2: all,
-        to be gone through one by one. ``patterns`` of shape (m, N): 0, 1 or 2 (open) for every
+        ``mode`` of shape (1,): 0: patterns that inputs of the region reach; 1: all patterns; 2:
+        all, to be gone through one by one. ``patterns`` of shape (m, N): 0, 1 or 2 (open) for every
         hidden neuron. ``refutations`` of shape (m, N + 2 n_inputs): numbers y >= 0 of the neurons
         and of lower and upper ends of inputs, not all zero for leaves that no input reaches.
         Further arrays are not looked at.

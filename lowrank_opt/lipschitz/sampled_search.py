@@ -38,6 +38,7 @@ KEPT = 4  # inputs from which the ascent goes on
 STEPS = (1.0, 0.3, 0.1)  # along the smoothed gradient, in units of the reach
 FRESH = 16  # random inputs, the best of which replaces one whose steps have become short
 RANDOM = 2  # trials in random directions
+SAME = 1e-9  # values that differ by less are taken to be those of one linear region
 # Where the error analysis proves nothing, which happens to deep networks only, the value in
 # floating point is lowered by this; the analysis is first skipped above so many weights.
 LOWERED, ANALYSED = 1e-9, 20_000_000
@@ -110,7 +111,7 @@ class Search:
         free = free_inputs(network, region)
         with np.errstate(all="ignore"):
             values, U = sizes(Linearised(network, X), norm, U, free, 4 if size < 10**7 else 1)
-        top = np.argsort(-values, kind="stable")[:KEPT]
+        top = np.argsort(-_told_apart(values), kind="stable")[:KEPT]
         reach = 0.3 * extent(network, region, X[top])
         rounds = int(np.clip(20_000_000 // (3 * size), 0, 8))
         return cls(X[top], U[top], values[top], reach, rng, rounds)
@@ -149,9 +150,10 @@ class Search:
             U = np.tile(self.U, (len(moves), 1))
             values, U = sizes(Linearised(network, trial), norm, U, free, 2)
         values = values.reshape(len(moves), -1)
-        best = values.argmax(axis=0)
+        # Within a linear region all values are the same up to rounding: the first one counts.
+        best = (values >= values.max(axis=0) * (1.0 - SAME)).argmax(axis=0)
         at = best * len(self.X) + np.arange(len(self.X))
-        better = values.max(axis=0) > self.values
+        better = values.max(axis=0) > self.values * (1.0 + SAME)
         self.X = np.where(better[:, None], trial[at], self.X)
         self.U = np.where(better[:, None], U[at], self.U)
         self.values = np.where(better, values.max(axis=0), self.values)
@@ -169,7 +171,7 @@ class Search:
             U = dual_output(self.rng.standard_normal((FRESH, network.n_outputs)), norm)
             with np.errstate(all="ignore"):
                 values, U = sizes(Linearised(network, X), norm, U, free_inputs(network, region), 2)
-            j = int(values.argmax())
+            j = int(_told_apart(values).argmax())
             self.X[k], self.U[k], self.values[k] = X[j], U[j], values[j]
             self.reach[k] = 0.3 * extent(network, region, X[j : j + 1])[0]
 
@@ -177,8 +179,8 @@ class Search:
         """Remember the best input."""
         if not len(self.X):
             return
-        k = int(self.values.argmax())
-        if self.values[k] > self.kept_value:
+        k = int(_told_apart(self.values).argmax())
+        if self.values[k] > self.kept_value * (1.0 + SAME):
             self.kept, self.kept_value = self.X[k].copy(), float(self.values[k])
 
     def best(
@@ -230,6 +232,11 @@ def sizes(
     if lin.clear.any():
         values = np.where(lin.clear, values, 0.0)
     return values, U
+
+
+def _told_apart(values: Values) -> Values:
+    """Return values relative to the largest, rounded so that rounding decides no comparison."""
+    return np.round(values / max(float(values.max(initial=0.0)), 1e-300), 9)
 
 
 def kink_distance(network: Network) -> float:
