@@ -184,7 +184,7 @@ class _Track:
 
     def __init__(self, value: Values, error: Values, total: float) -> None:
         own = float(np.linalg.norm(error)) * (1.0 + gamma(len(error) + 4))
-        self.value, self.total = value, min(total, own)
+        self.value, self.total = value, min(total, own) + _TINY  # norms may underflow
         self.error = np.minimum(error, self.total)
 
 
@@ -243,7 +243,8 @@ def _by_groups(a: Values, size: int) -> Values:
 
 def _slope_range(phi: Activation, z: _Track) -> tuple[Values, Values]:
     """Return middle and radius of the slopes that occur within the error of z."""
-    reach = z.error * (1.0 + 4.0 * UNIT) + 2.0 * UNIT * np.abs(z.value)
+    # Never an interval of one point: at a kink, the slopes of both sides count.
+    reach = z.error * (1.0 + 4.0 * UNIT) + 2.0 * UNIT * np.abs(z.value) + _TINY
     low, high = phi.local_slopes(z.value - reach, z.value + reach)
     middle = 0.5 * (low + high)
     middle = np.where(low == high, low, middle)

@@ -350,6 +350,30 @@ def test_proofs_that_prove_nothing_are_refused():
     assert pattern_bound(problem, 0, (mode, whole, np.ones((1, 5)))) >= 2.0
 
 
+def test_contradictions_in_exact_arithmetic():
+    # Neurons x, x - 1 and (1 - 1) x: signs of the first two contradict each other one way only.
+    from lowrank_opt.lipschitz.exact_network import domain_of, pattern_network
+    from lowrank_opt.lipschitz.pattern_checks import exactly_refuted, integers
+
+    network = FeedForward((
+        Affine([[1.0], [1.0], [0.0]], [0.0, -1.0, 0.0]), Activation("relu"),
+        Affine([[1.0, 1.0, 1.0]]),
+    ))  # fmt: skip
+    net_ = pattern_network(network)
+    domain, numbers = domain_of(net_, None), integers(net_)
+
+    def refuted(pattern, y):
+        proof = np.concatenate([np.array(y, dtype=float), np.zeros(2)])
+        return exactly_refuted(net_, numbers, domain, np.array(pattern), proof)
+
+    assert refuted([0, 1, 2], [1, 1, 0])
+    assert not refuted([1, 0, 2], [1, 1, 0])  # 0 < x < 1
+    assert not refuted([1, 1, 2], [1, 1, 0])
+    assert not refuted([1, 2, 2], [1, 0, 0])
+    assert not refuted([0, 2, 1], [0, 0, 1])  # zero everywhere: no sign to contradict
+    assert not refuted([2, 2, 2], [1, 1, 0])  # nothing chosen
+
+
 def test_covers():
     def rows(*texts):
         return np.array([[int(c) for c in t] for t in texts], dtype=np.int8)

@@ -209,6 +209,10 @@ def test_kinks_that_matter_do_not_count():
     assert witness_bound(f, "l2", [0.0]) == 0.0  # the slope, 1, is not certain at the kink
     assert witness_bound(f, "l2", [0.5]) == pytest.approx(1.0, rel=1e-14)
     assert witness_bound(zero, "l2", [0.0]) == 0.0
+    # relu(x) - relu(-x) - x is zero everywhere, but left derivatives at the kink give -1.
+    flat = Residual([ResidualBlock([[1.0], [-1.0]], "relu", skip=[[-1.0]], output=[[1.0, -1.0]])])
+    np.testing.assert_array_equal(flat.forward(np.array([[2.0], [-3.0]])), 0.0)
+    assert witness_bound(flat, "l2", [0.0]) == 0.0
 
 
 def test_dead_neurons_on_their_kink_do_no_harm():
