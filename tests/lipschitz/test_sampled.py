@@ -206,6 +206,7 @@ def test_kinks_that_matter_do_not_count():
     f = FeedForward((Affine([[1.0], [-1.0], [1.0]]), Activation("relu"),
                      Affine([[1.0, -1.0, 0.0]])))  # fmt: skip
     zero = FeedForward((*f.layers[:-1], Affine([[1.0, 0.0, -1.0]])))
+    assert witness_bound(f, "l2", [0.0], v=np.ones(1)) == 0.0
     assert witness_bound(f, "l2", [0.0]) == 0.0  # the slope, 1, is not certain at the kink
     assert witness_bound(f, "l2", [0.5]) == pytest.approx(1.0, rel=1e-14)
     assert witness_bound(zero, "l2", [0.0]) == 0.0
