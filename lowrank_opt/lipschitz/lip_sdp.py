@@ -70,7 +70,8 @@ class LipSDP(BoundSolver):
     max_time : float or None, default=None
         Limit on seconds.
     n_threads : int or None, default=None
-        Limit on the threads of BLAS.
+        Threads of BLAS; ``None``: one. More pay for layers of several hundred neurons, on a
+        machine that is not busy.
 
     Raises
     ------
