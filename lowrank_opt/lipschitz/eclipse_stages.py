@@ -360,8 +360,8 @@ def _program(T: Values, a: Values, W: Values, state: StageState) -> Values | Non
     """Solve the two-layer network that a layer and the next make; ``None``: it failed."""
     from lowrank_opt.lipschitz import chain_interior_point as engine
 
-    first = T if T.shape[0] <= T.shape[1] else np.linalg.qr(T, mode="r")
-    last = W if W.shape[0] <= W.shape[1] else np.linalg.qr(W, mode="r")
+    first = T if T.shape[0] <= T.shape[1] else np.asarray(np.linalg.qr(T, mode="r"))
+    last = W if W.shape[0] <= W.shape[1] else np.asarray(np.linalg.qr(W, mode="r"))
     norm = np.sqrt(top_eigenvalue(_gram(last)))
     # Neurons that the next layer does not read have no place in a form.
     live = np.any(last, axis=0) & np.any(first, axis=0)
@@ -369,7 +369,7 @@ def _program(T: Values, a: Values, W: Values, state: StageState) -> Values | Non
         return None
     first, last = first[:, live], last[:, live] / norm
     if first.shape[0] > first.shape[1]:
-        first = np.linalg.qr(first, mode="r")
+        first = np.asarray(np.linalg.qr(first, mode="r"))
     small = Chain(
         (np.ascontiguousarray(first.T), np.ascontiguousarray(last)),
         (np.ascontiguousarray(a[live]),),

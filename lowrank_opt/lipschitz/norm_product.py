@@ -137,7 +137,7 @@ class NormProduct(BoundSolver):
     --------
     >>> import numpy as np
     >>> from lowrank_opt.lipschitz import LipschitzProblem, NormProduct
-    >>> problem = LipschitzProblem([np.array([[3.0], [4.0]]), np.array([[1.0, 0.0]])])
+    >>> problem = LipschitzProblem([np.array([[3.0], [4.0]]), np.array([[0.6, 0.8]])])
     >>> print(f"{NormProduct().solve(problem).fun:.6f}")
     5.000000
     """

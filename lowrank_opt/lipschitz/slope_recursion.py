@@ -128,7 +128,7 @@ class SlopeRecursion:
     def __init__(self, chain: Chain) -> None:
         last = chain.weights[-1]
         if last.shape[0] > last.shape[1]:  # only W_LᵀW_L matters
-            last = np.linalg.qr(last, mode="r")
+            last = np.asarray(np.linalg.qr(last, mode="r"))
         self.weights = (*chain.weights[:-1], np.ascontiguousarray(last))
         self.alpha = tuple(a if np.any(a) else None for a in chain.alpha)
         self.shrink = tuple(
