@@ -19,9 +19,10 @@ if TYPE_CHECKING:
 
 __all__ = ["Point", "Step", "chosen_direction", "directions"]
 
-_TO_BOUNDARY = 0.95
+_TO_BOUNDARY = (0.9, 0.97)  # while the affine step is short; when it is long
+_LONG = 0.9
 _SEARCH_BELOW = 0.8
-_BIS = [1, 3]
+_BISECTIONS = (1, 2)  # of the affine step, of the step taken
 _LEVELS = (0.8, 0.5, 0.25, 0.1)
 _SIGMAS = (0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
 
@@ -189,7 +190,7 @@ def gap_after(
 
 def ratio(v: NDArray[np.float64], dv: NDArray[np.float64]) -> float:
     """Return the largest step for which v + step dv >= 0; inf: any."""
-    q = np.max(-dv / v)
+    q = float(np.max(-dv / v))
     return 1.0 / q if q > 0.0 else np.inf
 
 
@@ -255,13 +256,13 @@ def chosen_direction(op: ChainOperator, point: Point, parts: Parts, counts: dict
     that allows a longer one.
     """
     affine = Step(parts, 0.0, 0.0)
-    measure(op, point, parts, affine, 0.98, counts, _BIS[0])
+    measure(op, point, parts, affine, 0.98, counts, _BISECTIONS[0])
     primal, dual = affine.primal_step, affine.dual_step
     shortest = min(primal, dual)
     mu = max(gap_after(op, point, parts, affine, primal, dual), 0.0)
     sigma = float(np.clip((mu / parts.mu) ** max(1.0, 3.0 * shortest**2), 1e-6, 1.0))
     step = Step(parts, sigma, 1.0)
-    measure(op, point, parts, step, _TO_BOUNDARY, counts, _BIS[1])
+    measure(op, point, parts, step, _TO_BOUNDARY[int(shortest > _LONG)], counts, _BISECTIONS[1])
     a = min(step.primal_step, step.dual_step)
     if a < _SEARCH_BELOW:
         found = _search(op, point, parts, a, shortest, counts)
@@ -269,7 +270,8 @@ def chosen_direction(op: ChainOperator, point: Point, parts: Parts, counts: dict
             level, candidate = found
             gain = (1.0 - candidate.sigma) * level * min(1.0, 2.0 * level)
             if gain > (1.0 - sigma) * a * min(1.0, 2.0 * a):
-                measure(op, point, parts, candidate, _TO_BOUNDARY, counts, _BIS[1])
+                # Not on to the boundary: the next steps would be short.
+                candidate.primal_step = candidate.dual_step = level
                 return candidate
     return step
 
