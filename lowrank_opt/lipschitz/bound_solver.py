@@ -121,7 +121,8 @@ class BoundSolver(Solver):
         if x0 is not None:
             starts = list(check_start(type(self).__name__, x0, problem))
         state = BoundState(
-            uppers=[problem.part(k).product for k in range(n)], lowers=[0.0] * n,
+            uppers=[problem.part(k).product if n > 1 else math.inf for k in range(n)],
+            lowers=[0.0] * n,
             done=[""] * n, methods=["product of norms"] * n, starts=starts,
         )  # fmt: skip
         state.proofs = [BoundProof("unproved", bound=u) for u in state.uppers]

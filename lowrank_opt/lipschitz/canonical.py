@@ -7,6 +7,7 @@ are about one, and (for the Euclidean norm) inputs and outputs compressed by ort
 
 from __future__ import annotations
 
+import functools
 import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeAlias
@@ -52,17 +53,23 @@ class Part:
         What solvers take.
     label : int or None
         Output (for "l1": input) that the part stands for; ``None``: all of them at once.
-    product : float
-        The product of norms, with the scale, rounded up: a bound without any work.
+    make_product : callable or float
+        See `product`.
     first, last : ndarray or None
         First and last weight before they were compressed, for the certificate.
     """
 
     form: Form
     label: int | None
-    product: float
+    make_product: Callable[[], float] | float
     first: Values | None = None
     last: Values | None = None
+
+    @functools.cached_property
+    def product(self) -> float:
+        """The product of norms, with the scale, rounded up: a bound without optimisation."""
+        made = self.make_product
+        return float(made() if callable(made) else made)
 
 
 @dataclass(frozen=True, eq=False)
@@ -308,7 +315,13 @@ def _widened(stack: Stack) -> Stack:
 def _part_l2(stack: Stack) -> Part:
     if not all(np.any(W) for W in stack.weights):
         return Part(ZERO, None, 0.0)
-    product = math.prod(norm_upper(W) for W in stack.weights) * (1.0 + gamma(len(stack.weights)))
+
+    given = stack.weights
+
+    def product() -> float:
+        norms = [norm_upper(W) for W in given]
+        return math.prod(norms) * (1.0 + gamma(len(norms)))
+
     weights, scale = _normalised(stack.weights)
     if not stack.layers:
         return Part(Chain((weights[0],), (), scale), None, product)

@@ -112,7 +112,7 @@ def chain_upper(
             # about t of the bound.
             inner = _inner_multipliers(weights, chain.alpha)
             share = _LEAST_SHARE
-            while inner is not None and share < 0.5 and not near:
+            while inner is not None and share < 1e-2 and not near:
                 mixed = [(1.0 - share) * v + share * w for v, w in zip(lam, inner, strict=True)]
                 trial, near = _least_proved(weights, chain.alpha, mixed)
                 bound, near = min(bound, trial), near and trial <= bound

@@ -137,7 +137,7 @@ def start(
     InteriorPointState
         Already done when the given pair is good enough.
     """
-    with thread_limit(None, blas=_threads(form)):
+    with thread_limit(None, blas=_threads(form)), np.errstate(all="ignore"):
         return _start(form, tol, multipliers, dual)
 
 
@@ -180,7 +180,8 @@ def advance(form: LowRankLMI, state: InteriorPointState) -> None:
     """
     if state.done or state.point is None:
         return
-    with thread_limit(None, blas=_threads(form)):
+    # Trial points that overflow are indefinite, which their factorisation says.
+    with thread_limit(None, blas=_threads(form)), np.errstate(all="ignore"):
         _advance(form, state, state.point)
 
 

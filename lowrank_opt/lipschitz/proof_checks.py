@@ -8,15 +8,16 @@ from typing import TYPE_CHECKING
 from lowrank_opt.lipschitz.canonical import coupled_form
 from lowrank_opt.lipschitz.certificates import chain_upper, group_upper, lmi_upper
 from lowrank_opt.lipschitz.certificates_dual import chain_lower, group_lower, lmi_lower
-from lowrank_opt.lipschitz.forms import Chain, GroupChain
+from lowrank_opt.lipschitz.forms import Chain, GroupChain, LowRankLMI
 
 if TYPE_CHECKING:
     from lowrank_opt.lipschitz.canonical import Part
-    from lowrank_opt.lipschitz.forms import LowRankLMI
     from lowrank_opt.lipschitz.problem import LipschitzProblem
     from lowrank_opt.lipschitz.proofs import BoundProof
 
 __all__ = ["check_proof"]
+
+_SMALL = 2_000_000  # weights up to which the product of norms takes no time
 
 
 def check_proof(problem: LipschitzProblem, index: int, proof: BoundProof) -> tuple[float, float]:
@@ -34,8 +35,9 @@ def check_proof(problem: LipschitzProblem, index: int, proof: BoundProof) -> tup
     Returns
     -------
     upper, lower : float
-        Upper bound of the Lipschitz constant (never above the product of norms), and lower bound
-        of the relaxation's best (0: none). In the units of the network.
+        Upper bound of the Lipschitz constant (not above the product of norms, where that is cheap
+        or nothing else was proved), and lower bound of the relaxation's best (0: none). In the
+        units of the network.
     """
     part = problem.part(index)
     form = part.form
@@ -60,8 +62,17 @@ def check_proof(problem: LipschitzProblem, index: int, proof: BoundProof) -> tup
         upper = min(pattern_bound(problem, index, proof.multipliers), part.product)
         return upper, min(pattern_lower(problem, index, proof.multipliers), upper)
     upper *= form.scale
-    upper = upper * (1.0 + 4e-16) if math.isfinite(upper) else part.product
-    return min(upper, part.product), min(lower * form.scale * (1.0 - 4e-16), upper)
+    upper *= 1.0 + 4e-16
+    if not math.isfinite(upper) or _size(part) <= _SMALL:
+        upper = min(upper, part.product)
+    return upper, min(lower * form.scale * (1.0 - 4e-16), upper)
+
+
+def _size(part: Part) -> int:
+    """Return the number of weights."""
+    if isinstance(part.form, LowRankLMI):
+        return 0
+    return sum(W.size for W in part.form.weights)
 
 
 def _multipliers(part: Part, proof: BoundProof) -> tuple[float, float]:
