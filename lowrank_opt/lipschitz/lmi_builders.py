@@ -100,14 +100,28 @@ class _Assembly:
     def slopes(
         self, z: NDArray[np.float64], alpha: NDArray[np.float64], beta: NDArray[np.float64]
     ) -> NDArray[np.float64]:
-        """Apply neurons with slopes between alpha and beta; where they agree it is a product."""
+        """Apply neurons with slopes between alpha and beta; where they agree it is a product.
+
+        For a narrow range of slopes the variable is not the value h but v in h = c z + sqrt(η) v,
+        with the mean slope c and half the width η: the term v² - η z² stays well scaled as the
+        neuron becomes affine.
+        """
         curved = np.flatnonzero((alpha < beta) & np.any(z != 0.0, axis=1))
         new = self.variables(curved.size)
         z = self.widen(z)
         h = alpha[:, None] * z
         unit = self.units(z[curved])[:, None]
         h[curved] = unit * new
-        self.sector(new, z[curved] / unit, alpha[curved], beta[curved])
+        z, alpha, beta = z[curved] / unit, alpha[curved][:, None], beta[curved][:, None]
+        P, Q = new - alpha * z, new - beta * z
+        narrow = (beta - alpha)[:, 0] < _NARROW * np.maximum(np.abs(alpha), np.abs(beta))[:, 0]
+        if narrow.any():
+            z, new = z[narrow], new[narrow]
+            root = np.sqrt(0.5 * (beta - alpha)[narrow])
+            value = 0.5 * (alpha + beta)[narrow] * z + root * new
+            h[curved[narrow]] = unit[narrow] * value
+            P[narrow], Q[narrow] = 0.5 * (new - root * z), new + root * z
+        self.terms(P, Q, np.arange(curved.size), curved.size)
         return h
 
     def sector(
