@@ -59,6 +59,7 @@ def write_api_pages() -> None:
         "recovery": "Matrix completion",
         "transport": "Optimal transport",
         "block_coordinate": "Block coordinate methods and sparse linear models",
+        "lipschitz": "Lipschitz bounds of neural networks",
         "core": "Contract: problems, solvers, results",
         "numerics": "Projections, proximal operators, sketches",
         "datasets": "Data sets",

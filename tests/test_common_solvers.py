@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import functools
 from dataclasses import replace
+from itertools import pairwise
 
 import numba
 import numpy as np
@@ -25,6 +26,20 @@ from lowrank_opt.block_coordinate import (
     SparseGLMSolver,
 )
 from lowrank_opt.core import ParameterError, ProblemError, registered_solvers
+from lowrank_opt.lipschitz import (
+    Activation,
+    Affine,
+    ECLipsE,
+    ExactLipschitz,
+    FeedForward,
+    LipDiff,
+    LipLT,
+    LipschitzProblem,
+    LipSDP,
+    LipSDPGroupSort,
+    NormProduct,
+    SampledLowerBound,
+)
 from lowrank_opt.numerics import L1, MCP, Box, ElasticNet, GroupL1, NonNegative, WeightedL1
 from lowrank_opt.recovery import (
     AlternatingMinimization,
@@ -866,11 +881,167 @@ ALL_SOLVERS += [
     ),
 ]  # fmt: skip
 
+
+def make_network(dtype=np.float64, seed=0, *, widths=(4, 8, 6, 3), activation="relu", **model):
+    """Gaussian weights; what they are multiplied by matters for nothing but the scale."""
+    rng = np.random.default_rng(seed)
+    layers = []
+    for k, (m, n) in enumerate(pairwise(widths)):
+        W = (rng.standard_normal((n, m)) / np.sqrt(m)).astype(dtype)
+        layers.append(Affine(W, rng.standard_normal(n)))
+        if k < len(widths) - 2:
+            layers.append(Activation(activation))
+    return LipschitzProblem(FeedForward(layers), **model)
+
+
+def distance_of_bounds(x, y):
+    """Between the bounds: multipliers that prove the same bound may differ."""
+    return abs(np.log(float(getattr(x, "bound", x)) / float(getattr(y, "bound", y))))
+
+
+def shake_proof(x, rng):
+    """Multipliers of a bound just above the one proved."""
+    if x.kind == "parts":
+        return replace(x, parts=tuple(shake_proof(p, rng) for p in x.parts))
+    return replace(x, multipliers=tuple(0.999 * v for v in x.multipliers))
+
+
+def lipschitz_reference(problem, solver):
+    """The published inequality, unscaled and uncompressed, by an interior-point method."""
+    import cvxpy as cp
+
+    weights = [layer.dense for layer in problem.network.layers[::2]]
+    n = [W.shape[1] for W in weights]
+    starts = np.cumsum([0, *n])
+    lam = [cp.Variable(k, nonneg=True) for k in n[1:]]
+    blocks = [[np.zeros((a, b)) for b in n] for a in n]
+    rho = cp.Variable()
+    blocks[0][0] = rho * np.eye(n[0])
+    for i, v in enumerate(lam, 1):
+        blocks[i][i] = 2 * cp.diag(v)
+        blocks[i][i - 1] = -cp.diag(v) @ weights[i - 1]
+        blocks[i - 1][i] = blocks[i][i - 1].T
+    blocks[-1][-1] = blocks[-1][-1] - weights[-1].T @ weights[-1]
+    S = cp.bmat(blocks)
+    assert S.shape == (starts[-1], starts[-1])
+    program = cp.Problem(cp.Minimize(rho), [0.5 * (S + S.T) >> 0])
+    return np.sqrt(program.solve(solver="CLARABEL"))
+
+
+def permute_neurons(problem, rng):
+    """Hidden neurons in another order, an orthogonal change of inputs and outputs."""
+    a, f, b, g, c = problem.network.layers
+    p, q = rng.permutation(a.n_outputs), rng.permutation(b.n_outputs)
+    Q, R = (np.linalg.qr(rng.standard_normal((k, k)))[0] for k in (a.n_inputs, c.n_outputs))
+    layers = (
+        Affine(a.weight[p] @ Q, a.bias[p]), f,
+        Affine(b.weight[np.ix_(q, p)], b.bias[q]), g, Affine(R @ c.weight[:, q]),
+    )  # fmt: skip
+    return LipschitzProblem(FeedForward(layers)), lambda x: x.bound
+
+
+def rescale_network(problem, rng):
+    a, f, b, g, c = problem.network.layers
+    layers = (a, f, b, g, Affine(1e6 * c.weight, c.bias))
+    return LipschitzProblem(FeedForward(layers), problem.norm), lambda x: 1e6 * x.bound
+
+
+NETWORK_INPUTS = (
+    BadInput("columns", lambda: LipschitzProblem([np.ones((3, 2)), np.ones((1, 4))]),
+             ProblemError, r"\(1, 4\)"),
+    BadInput("NaN", lambda: LipschitzProblem([np.full((3, 2), np.nan)]), ProblemError, "NaN"),
+    BadInput("norm", lambda: make_network(norm="l7"), ProblemError, "norm"),
+    BadInput("structure", lambda: LipSDP(structure="network").solve(make_network()),
+             ParameterError, "not a bound"),
+    BadInput("start", lambda: LipSDP().solve(make_network(), x0=np.ones(3)), ProblemError, "x0"),
+)  # fmt: skip
+NETWORKS = {
+    "dtypes": "bounds are computed in float64, whatever the precision of the weights",
+    "backends": "bounds are computed with LAPACK on the processor",
+}
+
+
+def network_case(name, solver, *, model=None, **hooks):
+    not_applicable = {**NETWORKS, **hooks.pop("not_applicable", {})}
+    return SolverCase(
+        solver,
+        functools.partial(make_network, **(model or {})),
+        name=name,
+        **{
+            "distance": distance_of_bounds, "perturb": shake_proof, "accuracy": 1e-5,
+            "bad_inputs": NETWORK_INPUTS, "transforms": {"rescale": rescale_network},
+            "not_applicable": not_applicable, **hooks,
+        },
+    )  # fmt: skip
+
+
+NO_GAP = dict.fromkeys(
+    ("certificate_agrees", "zero_iterations_at_solution", "warm_start_not_worse"),
+    "no gap is proved: that a start is the answer cannot be known",
+)
+ONE_STEP = dict.fromkeys(
+    (
+        "zero_iterations_at_solution", "warm_start_not_worse", "resume_is_bit_identical", "limits",
+        "callback_cannot_corrupt", "does_not_touch_inputs", "clone_and_pickle", "deterministic",
+        "bad_inputs", "scale_invariance", "work_count",
+    ),
+    "one step: nothing lies between start and answer",
+)  # fmt: skip
+ALL_SOLVERS += [
+    network_case(
+        "LipSDP", LipSDP(n_threads=1), reference=lipschitz_reference,
+        transforms={"permute": permute_neurons, "rescale": rescale_network},
+    ),
+    network_case(
+        "LipSDP-linf", LipSDP(n_threads=1), model={"norm": "linf"},
+        not_applicable={
+            "solver_unchanged": "BLAS can be limited to one thread from the main thread only, and "
+            "its sums differ in the last bits with two"
+        },
+    ),
+    network_case("LipSDP-layer", LipSDP(structure="layer", n_threads=1)),
+    network_case("LipSDP-tanh", LipSDP(n_threads=1), model={"activation": "gelu"}),
+    network_case(
+        "LipSDP-first order", LipSDP(method="first_order", tol=1e-4, n_threads=1), accuracy=5e-2,
+        not_applicable=NO_GAP,
+    ),
+    network_case("LipSDPGroupSort", LipSDPGroupSort(n_threads=1), model={"activation": "maxmin"}),
+    network_case(
+        "LipSDPGroupSort-linf", LipSDPGroupSort(n_threads=1),
+        model={"activation": "maxmin", "norm": "linf"},
+    ),
+    network_case(
+        "ECLipsE-fast", ECLipsE(mode="fast"),
+        not_applicable={"certificate_agrees": NO_GAP["certificate_agrees"]},
+    ),
+    network_case(
+        "ECLipsE-sdp", ECLipsE(mode="sdp"),
+        not_applicable={"certificate_agrees": NO_GAP["certificate_agrees"]},
+    ),
+    network_case(
+        "LipDiff", LipDiff(n_epochs=100, start="product"),
+        model={"widths": (4, 8, 6, 1)}, accuracy=1e-1,
+        not_applicable={"certificate_agrees": NO_GAP["certificate_agrees"]},
+    ),
+    network_case("LipLT", LipLT()),
+    network_case("NormProduct", NormProduct(), not_applicable=ONE_STEP),
+    network_case("ExactLipschitz", ExactLipschitz()),
+    network_case(
+        "SampledLowerBound", SampledLowerBound(),
+        not_applicable={"certificate_agrees": NO_GAP["certificate_agrees"]},
+    ),
+]  # fmt: skip
+
 BY_NAME = {case.name: case for case in ALL_SOLVERS}
 # No kernel of their own that has threads: measurements and the semi-dual are tested as such.
 SERIAL = {
     "BoundOptimizer",
     *(name for name in BY_NAME if name.startswith(("SparseGLMSolver", "BlockCoordinate"))),
+    *(
+        name
+        for name in BY_NAME
+        if getattr(BY_NAME[name].problem_factory, "func", None) is make_network
+    ),
     "SparsityConstrainedOT-bcd",
     "SparsityConstrainedOT-lbfgs",
     "SparsityConstrainedOT-lbfgs-dual",
@@ -961,7 +1132,10 @@ def test_parallel_kernels(name, check, parallel_calls):
 
 @pytest.mark.parametrize("name", BY_NAME)
 def test_backends(name, xp):
-    check_backends(BY_NAME[name], [xp])
+    case = BY_NAME[name]
+    if "backends" in case.not_applicable:
+        pytest.skip(f"backends: {case.not_applicable['backends']}")
+    check_backends(case, [xp])
 
 
 def test_exemptions_name_checks():

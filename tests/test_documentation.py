@@ -21,6 +21,7 @@ ROOT = Path(__file__).resolve().parents[1]
         "docs/user_guide/robust_recovery.md",
         "docs/user_guide/sparse_transport.md",
         "docs/user_guide/block_coordinate.md",
+        "docs/user_guide/lipschitz.md",
     ],
 )
 def test_python_code_in_the_prose_runs(page):

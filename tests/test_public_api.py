@@ -16,8 +16,8 @@ PACKAGE = Path(lowrank_opt.__file__).parent
 # A name that appears or disappears here is a decision: it belongs into the changelog too.
 PUBLIC = {
     "": """
-        FAMILIES __version__ block_coordinate complete core datasets numerics papers plotting
-        recovery
+        FAMILIES __version__ block_coordinate complete core datasets lipschitz numerics papers
+        plotting recovery
         show_versions solve testing transport warmup
     """,
     "core": """
@@ -50,6 +50,12 @@ PUBLIC = {
         red_black Softmax solve_forest solve_tasks SparseGLMSolver
         SparseLogisticRegression Squared TaskAssignments tree_partition
     """,
+    "lipschitz": """
+        Activation Affine as_network Ball BoundProof Box convolution_norm ECLipsE ExactLipschitz
+        FeedForward IBPClassifier Implicit interval_bounds LipDiff LipLT lipschitz_bound
+        LipschitzCertifier LipschitzProblem LipSDP LipSDPGroupSort NormProduct
+        propagation_tightness Residual ResidualBlock SampledLowerBound UnsupportedLayerError
+    """,
     "transport": """
         expert_capacity k_support_norm ot_regularization_path ot_value_and_grad prox_k_support
         RegularizationPath Routing sparse_ot SparseOTMapper sparse_simplex_projection
@@ -57,12 +63,13 @@ PUBLIC = {
         TopKRouter TransportGradients TransportPlan TransportProblem
     """,
     "datasets": """
-        data_home DatasetError fetch_movielens find_data ImageObservations
-        LowRankObservations make_low_rank_observations make_ratings ObservedEntries psnr
-        Ratings sample_image_observations
+        data_home DatasetError fetch_maxmin_network fetch_movielens find_data ImageObservations
+        load_digits_network LowRankObservations make_eclipse_network make_gaussian_network
+        make_low_rank_observations make_ratings make_uniform_network NetworkData ObservedEntries
+        psnr Ratings sample_image_observations
     """,
     "plotting": """
-        ConvergenceDisplay TransportPlanDisplay
+        CertifiedAccuracyDisplay ConvergenceDisplay TransportPlanDisplay
     """,
     "testing": """
         assert_certificate BadInput check_backends check_bad_inputs

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 __all__ = ["LipSDPGroupSort"]
 
 # Flops of an iteration, about 40 n³ for each layer, up to which interior points are chosen.
-_LARGEST_INTERIOR_POINT = 1e12
+_LARGEST_INTERIOR_POINT = 3e11
 
 
 class LipSDPGroupSort(BoundSolver):
@@ -43,7 +43,7 @@ class LipSDPGroupSort(BoundSolver):
         ``"interior_point"``: the primal-dual method of this library, whose cost is linear in
         depth. ``"first_order"``: descent over weighted products, for networks with layers of
         thousands of neurons; proves gaps of about 1e-2 to 1e-4. The others call a conic solver,
-        as a check. ``"auto"``: interior point up to 10¹² flops for an iteration (20 layers of
+        as a check. ``"auto"``: interior point up to 3·10¹¹ flops for an iteration (seven layers of
         1000 neurons, say), then first order.
     each_output : bool, default=False
         For the norms "linf" and "l1": bring the bound of every output (input) to `tol`, for

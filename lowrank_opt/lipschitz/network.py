@@ -75,7 +75,7 @@ class Affine:
     weight : array-like or sparse array of shape (n_out, n_in)
         W; copied to float64.
     bias : array-like of shape (n_out,) or None, default=None
-        b; ``None``: zero. Global bounds do not depend on it.
+        The constant b; ``None``: zero. Global bounds do not depend on it.
     """
 
     weight: Any
@@ -230,9 +230,9 @@ class ResidualBlock:
     weight : array-like of shape (width, n_in)
         W.
     activation : Activation or str, default="relu"
-        φ, element-wise.
+        The function φ; "maxmin" and the like are possible.
     bias : array-like of shape (width,) or None, default=None
-        b.
+        The constant b; ``None``: zero.
     skip : array-like of shape (n_out, n_in) or None, default=None
         H; ``None``: the identity.
     output : array-like of shape (n_out, width) or None, default=None
@@ -382,9 +382,9 @@ class Implicit:
     skip : array-like of shape (n_out, n_in) or None, default=None
         D; ``None``: zero.
     bias, output_bias : array-like or None, default=None
-        b and c.
+        The constants b and c; ``None``: zero.
     activation : Activation or str, default="relu"
-        φ, element-wise.
+        The element-wise function φ.
     """
 
     weight: Any

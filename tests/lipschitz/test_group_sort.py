@@ -146,6 +146,7 @@ def test_layout_of_the_results(name: str) -> None:
         np.testing.assert_allclose(mu.sum(), 1.0, rtol=1e-12)
         T = np.diag(mu)
     log, X = 0.0, state.dual
+    np.testing.assert_allclose([np.trace(block) for block in X], 1.0, rtol=1e-12)
     first = np.diagonal(X[0])
     log -= np.log(first.max() if form.norm == "linf" else first.sum())
     for i, (W, group, pair) in enumerate(zip(form.weights[:-1], form.groups, rest, strict=True)):
@@ -287,7 +288,7 @@ def test_smoothed_products_are_bounds_and_tend_to_the_product() -> None:
 
 @pytest.mark.parametrize("norm", ["l2", "linf"])
 def test_first_order_method_bounds_from_both_sides(norm: str) -> None:
-    form = chain([8, 12, 12, 12, 1], [2, 3, 4], norm=norm, seed=16)
+    form = chain([8, 12, 6, 12, 1], [2, 3, 4], norm=norm, seed=16)
     best = run(form)
     state = run(form, first_order)
     assert state.lower <= best.upper
@@ -419,6 +420,11 @@ def test_nothing_passes() -> None:
         state = run(GroupChain((W1, W2), (Group(2),)), engine)
         assert state.done == "stalled"
         assert state.upper <= 3e-3  # the product of norms is 4.5
+        np.testing.assert_allclose(
+            group_upper(GroupChain((W1, W2), (Group(2),)), state.multipliers),
+            state.upper,
+            rtol=1e-2,
+        )
 
 
 def test_deep_networks_of_small_layers_keep_their_digits() -> None:

@@ -150,6 +150,28 @@ def test_adam_takes_its_published_first_step():
         np.testing.assert_allclose((a - b)[live], -0.01 * np.sign(g[live]), rtol=1e-3)
 
 
+def test_steps_are_those_of_scikit_learns_adam_with_decay_and_shortened_gradients():
+    from sklearn.neural_network._stochastic_optimizers import AdamOptimizer
+
+    layers, X, y, rng = problem(8)
+    other, _, _, _ = problem(8)
+    recipe = Recipe(
+        0.1, epochs=21, batch_size=12, l1=1e-3, learning_rate=0.01, ramp=0.0, max_norm=0.2
+    )
+    train(layers, X, y, recipe, rng)
+    adam = AdamOptimizer(other.arrays, learning_rate_init=0.01, epsilon=1e-12)
+    for step in range(1, 22):
+        # A fifth after 5/7 of the steps, and again after 6/7.
+        adam.learning_rate_init = 0.01 / 5 ** ((step > 15) + (step > 18))
+        _, grads = box_loss(other, X - 0.1, X + 0.1, y)
+        for g, W in zip(grads, other.weights, strict=False):
+            g += 1e-3 * np.sign(W)
+        size = np.sqrt(sum((g**2).sum() for g in grads))
+        adam.update_params(other.arrays, [g * min(1.0, 0.2 / size) for g in grads])
+    for a, b in zip(layers.arrays, other.arrays, strict=True):
+        np.testing.assert_allclose(a, b, rtol=0, atol=1e-4)
+
+
 # -- digits --------------------------------------------------------------------------------------
 
 
