@@ -19,6 +19,7 @@ _METHODS: dict[str, tuple[str, dict[str, Any]]] = {
     "lip_sdp": ("LipSDP", {}),
     "lip_sdp_layer": ("LipSDP", {"structure": "layer"}),
     "group_sort": ("LipSDPGroupSort", {}),
+    "group_sort_coupled": ("LipSDPGroupSort", {"structure": "coupled"}),
     "eclipse": ("ECLipsE", {"mode": "best"}),
     "fast": ("ECLipsE", {"mode": "fast"}),
     "lip_diff": ("LipDiff", {}),
@@ -58,8 +59,8 @@ def lipschitz_bound(
         Where the inputs are; ``None``: anywhere.
     method : str, default="auto"
         ``"auto"``: the table in the notes. ``"lip_sdp"``, ``"lip_sdp_layer"``, ``"group_sort"``,
-        ``"eclipse"``, ``"fast"``, ``"lip_diff"``, ``"lip_lt"``, ``"product"``, ``"exact"``,
-        ``"sampled"``, or the name of a solver class.
+        ``"group_sort_coupled"``, ``"eclipse"``, ``"fast"``, ``"lip_diff"``, ``"lip_lt"``,
+        ``"product"``, ``"exact"``, ``"sampled"``, or the name of a solver class.
     tol : float, default=1e-6
         Relative gap of the semidefinite bound.
     max_time : float or None, default=None
@@ -90,7 +91,8 @@ def lipschitz_bound(
     =====================================  =================================================
     element-wise activations               `LipSDP` by interior points up to 4500 hidden
                                            neurons, above that by first order
-    all activations sort or reflect        `LipSDPGroupSort`
+    all activations sort or reflect        `LipSDPGroupSort`; up to 400 variables, for at
+                                           most 16 bounds, with ``structure="coupled"``
     mixed, residual, implicit, "linf"      `LipSDP` on the dense inequality
     the run ends at a limit                the smallest certified of this, `ECLipsE` (fast)
                                            and `LipLT`

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from lowrank_opt.core.errors import ParameterError
 from lowrank_opt.core.params import StrOptions
 from lowrank_opt.lipschitz.bound_solver import BoundSolver
+from lowrank_opt.lipschitz.canonical import coupled_form
 from lowrank_opt.lipschitz.forms import GroupChain
 
 if TYPE_CHECKING:
     from types import ModuleType
 
     from lowrank_opt.lipschitz.canonical import Part
+    from lowrank_opt.lipschitz.forms import Form
     from lowrank_opt.lipschitz.problem import LipschitzProblem
 
 __all__ = ["LipSDPGroupSort"]
@@ -38,6 +41,13 @@ class LipSDPGroupSort(BoundSolver):
 
     Parameters
     ----------
+    structure : {"separate", "coupled"}, default="separate"
+        ``"separate"``: the published program above, whose inequalities are one for each layer.
+        ``"coupled"``: one inequality for the whole network, with what the activation keeps
+        substituted (the sum of a group, or its part orthogonal to v, is the same before and after
+        it) and one multiplier for each group. Never looser, on random MaxMin networks 0.2 to 0.8
+        of the published bound, and much more work: O(d³) for an iteration with d variables, one
+        for each input and about one for every two neurons of a MaxMin network.
     method : {"auto", "interior_point", "first_order", "clarabel", "scs", "mosek", "sdpa"}, \
             default="auto"
         ``"interior_point"``: the primal-dual method of this library, whose cost is linear in
@@ -93,6 +103,7 @@ class LipSDPGroupSort(BoundSolver):
         "and Hu, Bin}, booktitle={ICLR}, year={2024}}"
     )
     _parameter_constraints: ClassVar[dict[str, list[Any]]] = {
+        "structure": [StrOptions({"separate", "coupled"})],
         "method": [
             StrOptions(
                 {"auto", "interior_point", "first_order", "clarabel", "scs", "mosek", "sdpa"}
@@ -104,6 +115,7 @@ class LipSDPGroupSort(BoundSolver):
     def __init__(
         self,
         *,
+        structure: str = "separate",
         method: str = "auto",
         each_output: bool = False,
         tol: float = 1e-6,
@@ -111,6 +123,7 @@ class LipSDPGroupSort(BoundSolver):
         max_time: float | None = None,
         n_threads: int | None = None,
     ) -> None:
+        self.structure = structure
         self.method = method
         self.each_output = each_output
         self.tol = tol
@@ -125,6 +138,26 @@ class LipSDPGroupSort(BoundSolver):
             return ["activations that all act on groups (LipSDP is for any)"]
         return []
 
+    def check(self, problem: Any) -> None:
+        """Raise also for a method that does not solve the coupled program."""
+        super().check(problem)
+        if self.structure == "coupled" and self.method == "first_order":
+            raise ParameterError(
+                "LipSDPGroupSort: method='first_order' solves structure='separate' only; use "
+                "method='interior_point' (or 'auto')"
+            )
+
+    @property
+    def proof_kind(self) -> str:
+        """Which program the multipliers belong to."""
+        return "coupled_multipliers" if self.structure == "coupled" else "multipliers"
+
+    def form(self, part: Part) -> Form:
+        """Return the form that the engine works on."""
+        if self.structure == "coupled" and isinstance(part.form, GroupChain):
+            return coupled_form(part.form)
+        return part.form
+
     def chosen(self, part: Part) -> str:
         """Return the method for a part.
 
@@ -135,6 +168,8 @@ class LipSDPGroupSort(BoundSolver):
         """
         if self.method != "auto" or not isinstance(part.form, GroupChain):
             return self.method
+        if self.structure == "coupled":
+            return "interior_point"
         flops = sum(40.0 * W.shape[1] ** 3 for W in part.form.weights)
         return "interior_point" if flops <= _LARGEST_INTERIOR_POINT else "first_order"
 
@@ -147,6 +182,12 @@ class LipSDPGroupSort(BoundSolver):
 
             return chain_interior_point, {}
         method = self.chosen(part)
+        if self.structure == "coupled":
+            from lowrank_opt.lipschitz import conic, lmi_interior_point
+
+            if method == "interior_point":
+                return lmi_interior_point, {}
+            return conic, {"solver": method}
         if method == "interior_point":
             return group_interior_point, {}
         if method == "first_order":
@@ -155,4 +196,5 @@ class LipSDPGroupSort(BoundSolver):
 
     def method_name(self, problem: LipschitzProblem, part: Part) -> str:
         """Return what `Result.method` says."""
-        return f"LipSDP with group constraints, {self.chosen(part).replace('_', ' ')}"
+        kind = "coupled " if self.structure == "coupled" else ""
+        return f"LipSDP with {kind}group constraints, {self.chosen(part).replace('_', ' ')}"

@@ -13,6 +13,7 @@ from lowrank_opt.core.errors import ProblemError
 from lowrank_opt.core.params import did_you_mean
 from lowrank_opt.core.problem import Certificate, Problem, digest
 from lowrank_opt.lipschitz.canonical import parts_of, stack_of
+from lowrank_opt.lipschitz.forms import GroupChain
 from lowrank_opt.lipschitz.network import Affine, FeedForward, Implicit, Residual
 from lowrank_opt.lipschitz.proofs import BoundProof
 from lowrank_opt.lipschitz.regions import Ball, Box
@@ -29,6 +30,8 @@ if TYPE_CHECKING:
 __all__ = ["LipschitzProblem"]
 
 NORMS = ("l2", "linf", "l1")
+# Variables up to which the coupled program of groups takes no more than a few seconds.
+_COUPLED = 400
 
 
 class LipschitzProblem(Problem):
@@ -240,8 +243,21 @@ class LipschitzProblem(Problem):
         return float(sampled[0])
 
     def auto_solver(self) -> tuple[str, dict[str, Any]]:
-        """Return ``LipSDPGroupSort`` when all activations act on groups, else ``LipSDP``."""
-        return ("LipSDPGroupSort" if self.family == "groups" else "LipSDP"), {}
+        """Return ``LipSDPGroupSort`` when all activations act on groups, else ``LipSDP``.
+
+        The former with the coupled program up to 400 variables.
+        """
+        if self.family != "groups":
+            return "LipSDP", {}
+        form = self.part(0).form
+        variables = 0
+        if isinstance(form, GroupChain):
+            variables = form.weights[0].shape[1]
+            for W, group in zip(form.weights[:-1], form.groups, strict=True):
+                moving = 1 if group.direction is not None else group.size - 1
+                variables += len(W) // group.size * moving
+        coupled = self.n_parts <= 16 and variables <= _COUPLED
+        return "LipSDPGroupSort", {"structure": "coupled"} if coupled else {}
 
     def fingerprint(self) -> dict[str, Any]:
         """Shapes and a hash of the weights, the norm, and what was asked for."""
