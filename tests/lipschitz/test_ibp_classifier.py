@@ -150,7 +150,7 @@ def test_adam_takes_its_published_first_step():
         np.testing.assert_allclose((a - b)[live], -0.01 * np.sign(g[live]), rtol=1e-3)
 
 
-def test_steps_are_those_of_scikit_learns_adam_with_decay_and_shortened_gradients():
+def test_steps_are_those_of_another_adam_with_decay_and_shortened_gradients():
     from sklearn.neural_network._stochastic_optimizers import AdamOptimizer
 
     layers, X, y, rng = problem(8)
