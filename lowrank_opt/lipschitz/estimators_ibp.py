@@ -43,9 +43,9 @@ class IBPClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstimator):
     clip : tuple of (lower, upper) or None, default=None
         Domain of the inputs, such as ``(0, 1)`` for pixels, numbers or arrays of shape
         (n_features,): boxes are cut there.
-    activation : {"relu", "leaky_relu", "tanh", "sigmoid", "softplus", "elu", "hardtanh"}, \
-            default="relu"
-        Activation of the hidden layers.
+    activation : str, default="relu"
+        Activation of the hidden layers: "relu", "leaky_relu", "tanh", "sigmoid", "softplus", "elu"
+        or "hardtanh".
     max_iter : int, default=100
         Passes over the data.
     batch_size : int, default=64
@@ -100,8 +100,8 @@ class IBPClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstimator):
 
     References
     ----------
-    .. [1] S. Gowal, K. Dvijotham, R. Stanforth, R. Bunel, C. Qin, J. Uesato, R. Arandjelovic,
-       T. Mann, P. Kohli, "On the Effectiveness of Interval Bound Propagation for Training
+    .. [1] S. Gowal, K. Dvijotham, R. Stanforth, R. Bunel, C. Qin, J. Uesato, R.
+       Arandjelovic, T. Mann, P. Kohli, "On the Effectiveness of Interval Bound Propagation for Training
        Verifiably Robust Models", 2018. :arxiv:`1810.12715`
     .. [2] Y. Mao, M. N. Müller, M. Fischer, M. Vechev, "Understanding Certified Training with
        Interval Bound Propagation", ICLR 2024. :arxiv:`2306.10426`

@@ -50,8 +50,8 @@ class LipSDP(BoundSolver):
     structure : {"neuron", "layer"}, default="neuron"
         One multiplier for each neuron, or one for each layer (looser, cheaper). The published
         "network" structure is not a bound and is refused.
-    method : {"auto", "interior_point", "first_order", "clarabel", "scs", "mosek", "sdpa"}, \
-            default="auto"
+    method : str, default="auto"
+        One of "auto", "interior_point", "first_order", "clarabel", "scs", "mosek" and "sdpa".
         ``"interior_point"``: the primal-dual method of this library, which uses that every
         constraint matrix has rank two and, for feed-forward networks, that the matrix is block
         tridiagonal. ``"first_order"``: descent over multipliers that are always feasible; proves

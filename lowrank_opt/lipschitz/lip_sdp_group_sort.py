@@ -48,8 +48,8 @@ class LipSDPGroupSort(BoundSolver):
         it) and one multiplier for each group. Never looser, on random MaxMin networks 0.2 to 0.8
         of the published bound, and much more work: O(d³) for an iteration with d variables, one
         for each input and about one for every two neurons of a MaxMin network.
-    method : {"auto", "interior_point", "first_order", "clarabel", "scs", "mosek", "sdpa"}, \
-            default="auto"
+    method : str, default="auto"
+        One of "auto", "interior_point", "first_order", "clarabel", "scs", "mosek" and "sdpa".
         ``"interior_point"``: the primal-dual method of this library, whose cost is linear in
         depth. ``"first_order"``: descent over weighted products, for networks with layers of
         thousands of neurons; proves gaps of about 1e-2 to 1e-4. The others call a conic solver,
