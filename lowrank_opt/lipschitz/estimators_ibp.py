@@ -101,8 +101,8 @@ class IBPClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstimator):
     References
     ----------
     .. [1] S. Gowal, K. Dvijotham, R. Stanforth, R. Bunel, C. Qin, J. Uesato, R.
-       Arandjelovic, T. Mann, P. Kohli, "On the Effectiveness of Interval Bound Propagation for Training
-       Verifiably Robust Models", 2018. :arxiv:`1810.12715`
+       Arandjelovic, T. Mann, P. Kohli, "On the Effectiveness of Interval Bound Propagation for
+       Training Verifiably Robust Models", 2018. :arxiv:`1810.12715`
     .. [2] Y. Mao, M. N. Müller, M. Fischer, M. Vechev, "Understanding Certified Training with
        Interval Bound Propagation", ICLR 2024. :arxiv:`2306.10426`
     .. [3] Z. Shi, Y. Wang, H. Zhang, J. Yi, C.-J. Hsieh, "Fast Certified Robust Training with

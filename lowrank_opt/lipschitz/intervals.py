@@ -329,8 +329,8 @@ def interval_bounds(
     References
     ----------
     .. [1] S. Gowal, K. Dvijotham, R. Stanforth, R. Bunel, C. Qin, J. Uesato, R.
-       Arandjelovic, T. Mann, P. Kohli, "On the Effectiveness of Interval Bound Propagation for Training
-       Verifiably Robust Models", 2018. :arxiv:`1810.12715`
+       Arandjelovic, T. Mann, P. Kohli, "On the Effectiveness of Interval Bound Propagation for
+       Training Verifiably Robust Models", 2018. :arxiv:`1810.12715`
 
     Examples
     --------
