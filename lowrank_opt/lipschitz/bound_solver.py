@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 
 __all__ = ["BoundSolver", "BoundState", "bound_fields"]
 
+_WIDE = 400  # neurons of a layer from which threads of BLAS share its blocks with profit
+
 
 @dataclass
 class BoundState(State):
@@ -74,14 +76,15 @@ class BoundSolver(Solver):
     monotone = True
     each_output: bool = False
 
-    @property
-    def blas_threads(self) -> int:  # type: ignore[override]
-        """Threads of BLAS: one, unless `n_threads` says more.
+    def blas_limit(self, problem: Any) -> int | None:
+        """Return the threads of BLAS: one below layers of 400 neurons, unless `n_threads` says more.
 
         The blocks are of a layer's width. On a busy machine, threads of BLAS that wait for each
         other were seen to make a run more than a hundred times as long.
         """
-        return 1 if self.n_threads is None else self.n_threads
+        if self.n_threads is not None:
+            return self.n_threads
+        return None if max(problem.network.widths, default=0) >= _WIDE else 1
 
     @property
     def proof_kind(self) -> str:
