@@ -77,7 +77,7 @@ class BoundSolver(Solver):
     each_output: bool = False
 
     def blas_limit(self, problem: Any) -> int | None:
-        """Return the threads of BLAS: one below layers of 400 neurons, unless `n_threads` says more.
+        """Return the threads of BLAS: `n_threads`, or one for layers below 400 neurons.
 
         The blocks are of a layer's width. On a busy machine, threads of BLAS that wait for each
         other were seen to make a run more than a hundred times as long.
