@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 __all__ = ["LipschitzProblem"]
 
 NORMS = ("l2", "linf", "l1")
+# Rounds of ascent for the lower bound that every result has.
+_ASCENTS = 3
 # Variables up to which the coupled program of groups takes no more than a few seconds.
 _COUPLED = 400
 
@@ -236,7 +238,9 @@ class LipschitzProblem(Problem):
             from lowrank_opt.lipschitz.sampled import sampled_lower_bound
 
             try:
-                sampled = sampled_lower_bound(self.network, self.norm, self.region)
+                sampled = sampled_lower_bound(
+                    self.network, self.norm, self.region, n_ascent=_ASCENTS
+                )
             except ProblemError:  # an implicit network without equilibrium: nothing was seen
                 sampled = (0.0, None)
             self._sampled = sampled
