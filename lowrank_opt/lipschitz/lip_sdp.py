@@ -70,8 +70,8 @@ class LipSDP(BoundSolver):
     max_time : float or None, default=None
         Limit on seconds.
     n_threads : int or None, default=None
-        Threads of BLAS; ``None``: one, and all for layers of 400 neurons or more. More do not pay
-        for narrower ones, and on a busy machine they are many times as slow.
+        Threads of BLAS; ``None``: one. More pay for layers of several hundred neurons on a
+        machine that is not busy; on a busy one they are many times as slow.
 
     Raises
     ------
