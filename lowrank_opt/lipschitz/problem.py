@@ -339,6 +339,11 @@ def _selection(output: Any, n_outputs: int) -> NDArray[np.float64] | None:
     else:
         from lowrank_opt.lipschitz.network import matrix
 
+        if np.ndim(np.asarray(output, dtype=object)) == 1:  # ragged lists too
+            raise ProblemError(
+                f"output={output!r} is neither a number, nor a tuple of two, nor a matrix of shape "
+                f"(k, {n_outputs}); a margin is output=(3, 8)"
+            )
         C = matrix("output", output)
         C = C.toarray() if sp.issparse(C) else C
         if C.shape[1] != n_outputs:
