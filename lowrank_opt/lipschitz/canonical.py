@@ -41,6 +41,9 @@ _AFFINE_LIMIT = 2500  # variables up to which affine neurons are eliminated
 # whose matrix has h as a variable: eliminated or centred up to the limit, widened beyond it.
 _NARROW = 0.1
 _FINEST = 1e-9
+# Powers of two between the smallest and the largest partial product of the layers' sizes that leave
+# room for everything computed from them; and the least power that a bound may have as its scale.
+_MODEST, _LEAST_POWER = 400, -960
 
 
 @dataclass(frozen=True, eq=False)
@@ -167,7 +170,26 @@ def stack_of(network: FeedForward, slopes: Sequence[Slopes] | None = None) -> St
         layers.append(what)
         pending = None
     weights.append(np.eye(weights[-1].shape[0]) if pending is None else pending)
-    return _scaled(_without_dead(Stack(tuple(weights), tuple(layers))))
+    return _balanced(_scaled(_without_dead(Stack(tuple(weights), tuple(layers)))))
+
+
+def _balanced(stack: Stack) -> Stack:
+    """Share powers of two among layers of extreme size, so that no partial product underflows.
+
+    What hidden layers do is described free of scale, so that only the product matters.
+    """
+    if not all(np.any(W) for W in stack.weights):
+        return stack
+    exponents = [math.frexp(float(np.abs(W).max()))[1] for W in stack.weights]
+    partial = np.concatenate([[0], np.cumsum(exponents)])
+    if int(np.ptp(partial)) <= _MODEST:
+        return stack
+    shares = np.diff(np.arange(len(exponents) + 1) * int(partial[-1]) // len(exponents))
+    weights = tuple(
+        np.ldexp(W, int(share) - e)
+        for W, e, share in zip(stack.weights, exponents, shares, strict=True)
+    )
+    return Stack(weights, stack.layers)
 
 
 def _without_dead(stack: Stack) -> Stack:
@@ -244,6 +266,11 @@ def _normalised(weights: Sequence[Values]) -> tuple[list[Values], float]:
         raise ProblemError(
             f"network: the product of the layers' norms is about 2^{exponent}, beyond the range "
             "of floating point; scale the weights"
+        )
+    if exponent < _LEAST_POWER:
+        raise ProblemError(
+            f"network: the product of the layers' norms is about 2^{exponent}, below the range of "
+            "floating point; scale the weights"
         )
     return [W / p for W, p in zip(weights, powers, strict=True)], float(2.0**exponent)
 

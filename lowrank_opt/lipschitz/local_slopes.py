@@ -119,8 +119,9 @@ def _next_ellipsoid(T: Values, alpha: Values, beta: Values) -> Values:
     """
     Y = T.T @ T
     size = np.maximum(np.abs(alpha), np.abs(beta))
+    # h = size D' z with D' within one; constant neurons have z = 0. R is for D' z, then for h.
+    Y = Y * np.outer(size > 0, size > 0)
     size = np.where(size > 0, size, 1e-150)
-    Y = Y * size[:, None] * size
     top = max(float(np.trace(Y)), 1e-100)  # the square of its inverse has to be finite
     if len(Y) > 1:
         value = float(la.eigvalsh(Y, subset_by_index=[len(Y) - 1, len(Y) - 1])[0])

@@ -293,3 +293,38 @@ def test_front_door_of_the_library(raw):
     result = lowrank_opt.solve(LipschitzProblem(raw.gaussian(4, 6, 2)))
     assert result.success
     assert "LipSDP" in result.solver
+
+
+@pytest.mark.parametrize("first", ["sigmoid", "elu", "tanh", "silu", "leaky_relu"])
+@pytest.mark.parametrize("region", [Ball, Box])
+def test_slopes_on_a_region_hold_after_activations_of_any_slope(first, region):
+    # The regions behind an activation of slopes far from one were too small.
+    from lowrank_opt.lipschitz.local_slopes import slopes_on
+
+    rng = np.random.default_rng(3)
+    parameter = {"elu": 2.5, "leaky_relu": 2.0}.get(first)
+    for radius in [0.3, 2.0] * 10:
+        layers = []
+        for kind in (Activation(first, parameter), Activation("sigmoid"), Activation("tanh")):
+            W = rng.standard_normal((4, layers[-2].n_outputs if layers else 2))
+            layers += [Affine(W, rng.standard_normal(4)), kind]
+        network = FeedForward((*layers, Affine(np.ones((1, 4)))))
+        where = Ball(np.zeros(2), radius) if region is Ball else Box(-radius * np.ones(2), radius)
+        u = rng.standard_normal((300, 2))
+        u *= radius * rng.random((300, 1)) ** 0.3 / np.linalg.norm(u, axis=1, keepdims=True)
+        for z, (alpha, beta), phi in zip(
+            network.preactivations(u), slopes_on(network, where), layers[1::2], strict=True
+        ):
+            d = phi.derivative(z)
+            assert (d >= alpha - 1e-12).all()
+            assert (d <= beta + 1e-12).all()
+
+
+@pytest.mark.parametrize("norm", ["l2", "linf", "l1"])
+def test_partial_products_do_not_underflow(norm):
+    W = [np.array([[s]]) for s in [1e-120] * 3 + [1e120] * 3]
+    for weights in (W, W[::-1]):
+        result = lipschitz_bound(weights, norm=norm)
+        assert 1.0 <= result.fun <= 1.0 + 1e-9
+    with pytest.raises(ProblemError, match="below the range"):
+        lipschitz_bound([1e-150 * np.eye(2)] * 3, norm=norm)
