@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import abc
+import contextlib
+import contextvars
 import copy
 import math
+import warnings
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from lowrank_opt.core.errors import ProblemError, ProblemTypeError
+from lowrank_opt.core.errors import AccuracyWarning, ProblemError, ProblemTypeError
 from lowrank_opt.core.protocols import HasNetwork
 from lowrank_opt.core.solver import Solver
 from lowrank_opt.core.state import State, Status
@@ -20,7 +23,7 @@ from lowrank_opt.lipschitz.forms import Chain, GroupChain, LowRankLMI
 from lowrank_opt.lipschitz.proofs import BoundProof
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
     from types import ModuleType
 
     from lowrank_opt.core.problem import Certificate
@@ -28,7 +31,21 @@ if TYPE_CHECKING:
     from lowrank_opt.lipschitz.forms import Form
     from lowrank_opt.lipschitz.problem import LipschitzProblem
 
-__all__ = ["BoundSolver", "BoundState", "bound_fields"]
+__all__ = ["BoundSolver", "BoundState", "bound_fields", "without_lower_bounds"]
+
+_ROUNDING = 1e-8  # of sampled values without an error analysis, which very deep networks have
+
+_sampled: contextvars.ContextVar[bool] = contextvars.ContextVar("sampled", default=True)
+
+
+@contextlib.contextmanager
+def without_lower_bounds() -> Iterator[None]:
+    """Leave ``lower_bound`` of results at 0 inside the block, for callers that do not use it."""
+    token = _sampled.set(False)
+    try:
+        yield
+    finally:
+        _sampled.reset(token)
 
 
 @dataclass
@@ -121,7 +138,7 @@ class BoundSolver(Solver):
         if x0 is not None:
             starts = list(check_start(type(self).__name__, x0, problem))
         state = BoundState(
-            uppers=[problem.part(k).product if n > 1 else math.inf for k in range(n)],
+            uppers=[problem.part(k).cheap if n > 1 else math.inf for k in range(n)],
             lowers=[0.0] * n,
             done=[""] * n, methods=["product of norms"] * n, starts=starts,
         )  # fmt: skip
@@ -284,8 +301,16 @@ def bound_fields(problem: LipschitzProblem, x: BoundProof, method: str) -> dict[
     if proved:
         gap = max(0.0, 1.0 - lower / upper)
     several = problem.norm != "l2"
+    sampled = problem.sampled_lower_bound() if _sampled.get() else 0.0
+    if sampled > upper * (1.0 + _ROUNDING):
+        warnings.warn(
+            f"{problem!r}: a sampled Jacobian has norm {sampled:.10g}, above the upper bound "
+            f"{upper:.10g}: one of them is wrong. Please report the network",
+            AccuracyWarning,
+            stacklevel=4,
+        )
     return {
-        "lower_bound": min(problem.sampled_lower_bound(), upper),
+        "lower_bound": sampled if sampled > upper * (1.0 + _ROUNDING) else min(sampled, upper),
         "relaxation_bound": lower if proved else None,
         "gap": gap,
         "certified": math.isfinite(upper),

@@ -60,6 +60,8 @@ class Part:
         See `product`.
     first, last : ndarray or None
         First and last weight before they were compressed, for the certificate.
+    lengths : float
+        Another bound for "linf" and "l1": by Euclidean lengths inside.
     """
 
     form: Form
@@ -67,6 +69,12 @@ class Part:
     make_product: Callable[[], float] | float
     first: Values | None = None
     last: Values | None = None
+    lengths: float = math.inf
+
+    @functools.cached_property
+    def cheap(self) -> float:
+        """The smallest bound without optimisation."""
+        return min(self.product, self.lengths)
 
     @functools.cached_property
     def product(self) -> float:
@@ -303,7 +311,7 @@ def parts_of(
             return [lambda: _part_l2(stack)]
         if norm == "l1":
             stack = stack.transposed()
-        inner = _inner_row_sums(stack)
+        inner = _inner_products(stack)
         rows = range(len(stack.weights[-1]))
         return [_bind(_part_row, stack, k, inner) for k in rows]
     if isinstance(network, Residual):
@@ -394,19 +402,25 @@ def _growth(layer: Layer) -> float:
     return max(1.0, float(np.maximum(rows, signed).max()) * (1.0 + gamma(16)))
 
 
-def _inner_row_sums(stack: Stack) -> float:
-    """Return the product of norms between largest entries of all but the last map."""
-    product = 1.0
+def _inner_products(stack: Stack) -> tuple[float, float]:
+    """Return products of norms of all but the last map: between largest entries, and l2.
+
+    The second has the root of the number of inputs as a factor: an input whose largest entry is
+    one has at most that length.
+    """
+    product, lengths = 1.0, math.sqrt(stack.weights[0].shape[1]) * (1.0 + 2.0 * UNIT)
     for W, layer in zip(stack.weights[:-1], stack.layers, strict=True):
         product *= _row_sums(W) * _growth(layer) * (1.0 + 2.0 * UNIT)
-    return product
+        lengths *= norm_upper(W) * (1.0 + 2.0 * UNIT)
+    return product, lengths
 
 
-def _part_row(stack: Stack, k: int, inner: float) -> Part:
+def _part_row(stack: Stack, k: int, inner: tuple[float, float]) -> Part:
     w = stack.weights[-1][k : k + 1]
     if not np.any(w) or not all(np.any(W) for W in stack.weights):
         return Part(ZERO, k, 0.0)
-    product = inner * _row_sums(w) * (1.0 + 2.0 * UNIT)
+    product = inner[0] * _row_sums(w) * (1.0 + 2.0 * UNIT)
+    cheap = inner[1] * norm_upper(w) * (1.0 + 2.0 * UNIT)
     if not stack.layers:
         return Part(Chain((np.array([[_row_sums(w)]]),), (), 1.0), k, product)
     single = _without_dead(Stack((*stack.weights[:-1], w), stack.layers))
@@ -415,10 +429,10 @@ def _part_row(stack: Stack, k: int, inner: float) -> Part:
     weights, scale = _normalised(single.weights)
     if stack.kind == "groups":
         groups: tuple[Group, ...] = single.layers  # type: ignore[assignment]
-        return Part(GroupChain(tuple(weights), groups, "linf", scale), k, product)
+        return Part(GroupChain(tuple(weights), groups, "linf", scale), k, product, lengths=cheap)
     d = weights[0].shape[1] + sum(len(W) for W in weights[:-1])
     layers = single.layers if d <= _AFFINE_LIMIT else _widened(single).layers
-    return Part(_mixed(weights, layers, "linf", scale), k, product)
+    return Part(_mixed(weights, layers, "linf", scale), k, product, lengths=cheap)
 
 
 def _mixed(

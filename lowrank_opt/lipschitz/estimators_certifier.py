@@ -12,8 +12,9 @@ from sklearn.utils.validation import check_is_fitted
 
 from lowrank_opt.core.errors import ProblemError
 from lowrank_opt.core.params import TOLERANCE, Interval, StrOptions, validate_parameters
+from lowrank_opt.lipschitz.bound_solver import without_lower_bounds
 from lowrank_opt.lipschitz.convert import as_network
-from lowrank_opt.lipschitz.front import lipschitz_bound
+from lowrank_opt.lipschitz.front import check_method, lipschitz_bound
 from lowrank_opt.lipschitz.intervals import interval_bounds
 from lowrank_opt.lipschitz.network import Implicit, points
 from lowrank_opt.lipschitz.problem import NORMS, LipschitzProblem
@@ -31,6 +32,8 @@ __all__ = ["LipschitzCertifier"]
 # Of one bound for all outputs: what a difference of two outputs may change by.
 _BOTH = {"l2": float(np.nextafter(np.sqrt(2.0), 2.0)), "linf": 2.0, "l1": 1.0}
 _SHARED = ("multipliers", "layer_multipliers")
+# Methods that take no longer than the check of another pair's multipliers.
+_CLOSED = ("fast", "lip_lt", "product", "LipLT", "NormProduct")
 _DOWN = 1.0 - 2.0**-51
 
 
@@ -152,6 +155,7 @@ class LipschitzCertifier(BaseEstimator):
         """
         params = {name: getattr(self, name) for name in self._constraints}
         validate_parameters(type(self).__name__, params, self._constraints)
+        check_method(self.method, upper=True)
         network = _network_of(model, self.activation)
         k = max(2, network.n_outputs)
         classes = getattr(model, "classes_", None)
@@ -179,10 +183,11 @@ class LipschitzCertifier(BaseEstimator):
         return float(self.results_[None].fun)
 
     def _bound(self, output: Any) -> Any:
-        return lipschitz_bound(
-            self.network_, norm=self.norm, output=output, method=self.method, tol=self.tol,
-            max_time=self.max_time,
-        )  # fmt: skip
+        with without_lower_bounds():
+            return lipschitz_bound(
+                self.network_, norm=self.norm, output=output, method=self.method, tol=self.tol,
+                max_time=self.max_time,
+            )  # fmt: skip
 
     def bound_pairs(self, pairs: Iterable[tuple[int, int]] | None = None) -> Values:
         """Solve pairs of classes that have not been solved.
@@ -221,7 +226,7 @@ class LipschitzCertifier(BaseEstimator):
         self.results_[pair] = result
         self._set(*pair, float(result.fun))
         self.pair_solved_[i, j] = self.pair_solved_[j, i] = True
-        if np.isinf(self.pair_bounds_).any():
+        if self.method not in _CLOSED and np.isinf(self.pair_bounds_).any():
             self._share(result.x)
 
     def _set(self, i: int, j: int, bound: float) -> None:

@@ -122,15 +122,30 @@ def lipschitz_bound(
 def _solver(method: str, problem: LipschitzProblem) -> tuple[str, dict[str, Any]]:
     if method == "auto":
         return problem.auto_solver()
-    if method in _METHODS:
-        return _METHODS[method]
+    check_method(method)
+    return _METHODS.get(method, (method, {}))
+
+
+def check_method(method: str, *, upper: bool = False) -> None:
+    """Raise if there is no such method.
+
+    Parameters
+    ----------
+    method : str
+        As for :func:`lipschitz_bound`.
+    upper : bool, default=False
+        Whether it has to give upper bounds of its own.
+    """
     classes = {name for name, _ in _METHODS.values()}
-    if method in classes:
-        return method, {}
-    raise ParameterError(
-        f"lipschitz_bound: method={method!r} is unknown."
-        + did_you_mean(str(method), ("auto", *_METHODS, *classes))
-    )
+    if method != "auto" and method not in _METHODS and method not in classes:
+        raise ParameterError(
+            f"lipschitz_bound: method={method!r} is unknown."
+            + did_you_mean(str(method), ("auto", *_METHODS, *classes))
+        )
+    if upper and method in ("sampled", "SampledLowerBound"):
+        raise ParameterError(
+            f"method={method!r} gives lower bounds, from which no radius follows; use method='auto'"
+        )
 
 
 def _smallest(problem: LipschitzProblem, result: Result) -> Result:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+import time
 from dataclasses import dataclass, field
 from numbers import Integral, Real
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -276,9 +277,11 @@ class LipDiff(Solver):
     def _first_order(self, form: Chain, lam: list[Values], kappa: Values) -> Any:
         from lowrank_opt.lipschitz import first_order
 
+        begin = time.perf_counter()
+        limit = math.inf if self.max_time is None else 0.5 * self.max_time
         run = first_order.start(form, tol=1e-3)
         for _ in range(100):
-            if run.done:
+            if run.done or time.perf_counter() - begin >= limit:
                 break
             first_order.advance(form, run)
         if run.multipliers is None or not math.isfinite(run.upper):

@@ -43,6 +43,8 @@ def check_proof(problem: LipschitzProblem, index: int, proof: BoundProof) -> tup
     form = part.form
     if form.scale == 0.0:  # nothing passes from the inputs to the outputs
         return 0.0, 0.0
+    if proof.kind == "product":
+        return part.product, 0.0
     upper, lower = math.inf, 0.0
     if proof.kind in ("multipliers", "layer_multipliers"):
         upper, lower = _multipliers(part, proof)
@@ -61,12 +63,12 @@ def check_proof(problem: LipschitzProblem, index: int, proof: BoundProof) -> tup
     elif proof.kind == "patterns":
         from lowrank_opt.lipschitz.pattern_checks import pattern_bound, pattern_lower
 
-        upper = min(pattern_bound(problem, index, proof.multipliers), part.product)
+        upper = min(pattern_bound(problem, index, proof.multipliers), part.cheap)
         return upper, min(pattern_lower(problem, index, proof.multipliers), upper)
     upper *= form.scale
     upper *= 1.0 + 4e-16
     if not math.isfinite(upper) or _size(part) <= _SMALL:
-        upper = min(upper, part.product)
+        upper = min(upper, part.cheap)
     return upper, min(lower * form.scale * (1.0 - 4e-16), upper)
 
 
