@@ -958,6 +958,8 @@ NETWORK_INPUTS = (
 NETWORKS = {
     "dtypes": "bounds are computed in float64, whatever the precision of the weights",
     "backends": "bounds are computed with LAPACK on the processor",
+    "solver_unchanged": "BLAS can be limited to one thread from the main thread only, and its sums "
+    "differ in the last bits with two; the check compares bits",
 }
 
 

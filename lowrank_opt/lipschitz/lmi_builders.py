@@ -166,8 +166,10 @@ class _Assembly:
         """Return what is kept of the groups, plus new variables for the rest."""
         n, size = len(kept), kept.shape[2]
         r = rest.shape[1]
-        before = rest @ u.reshape(n, size, self.d)
-        moving = np.flatnonzero(np.any(before != 0.0, axis=(1, 2)))
+        grouped = u.reshape(n, size, self.d)
+        # What rounding leaves of the difference of equal inputs does not turn.
+        rounding = 8.0 * np.finfo(float).eps * (np.abs(rest) @ np.abs(grouped))
+        moving = np.flatnonzero(np.any(np.abs(rest @ grouped) > rounding, axis=(1, 2)))
         m = moving.size
         flat = self.variables(m * r)
         new = flat.reshape(m, r, self.d)
