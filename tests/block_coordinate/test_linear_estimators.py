@@ -877,8 +877,13 @@ def test_an_interrupted_fit_raises(monkeypatch):
 
     monkeypatch.setattr(SparseGLMSolver, "step", interrupted)
     X, y = regression()
-    with pytest.raises(KeyboardInterrupt):
-        Lasso(0.01, tol=1e-12).fit(X, y)
+    # A shell starts jobs in the background with the signal ignored.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            Lasso(0.01, tol=1e-12).fit(X, y)
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def test_solvers_of_other_libraries_are_refused_with_those_that_there_are():
