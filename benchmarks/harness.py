@@ -5,6 +5,7 @@ The files that benchopt loads do not import this module, so that each benchmark 
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import json
 import os
@@ -12,10 +13,13 @@ import platform
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
 __all__ = [
+    "command_line",
+    "environment",
     "heading",
     "machine",
     "peak_memory",
@@ -193,3 +197,69 @@ def heading(results: dict) -> list[str]:
     out += ["", "Data sets:", ""]
     out += [f"- **{name}**: {text}" for name, text in results.get("data", {}).items()]
     return [*out, ""]
+
+
+def environment(threads: int, folder: Path) -> dict[str, str]:
+    """Environment of a worker: BLAS, OpenMP and numba get the threads of the job.
+
+    Compiled kernels are kept below `folder` unless the caller's environment says where.
+    """
+    pinned = {
+        **os.environ,
+        **dict.fromkeys(
+            ("OMP_NUM_THREADS", "NUMBA_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"),
+            str(threads),
+        ),
+        "PYTHONPATH": os.pathsep.join(p for p in sys.path if p),
+    }
+    pinned.setdefault("NUMBA_CACHE_DIR", str(folder / ".cache" / "numba"))
+    return pinned
+
+
+def command_line(description: str | None, folder: Path, plan, shrink, run, report) -> int:
+    """Run the jobs of a family's benchmark and write its report; return the exit status.
+
+    Parameters
+    ----------
+    description : str or None
+        What ``--help`` says.
+    folder : Path
+        Where ``results.json`` and ``RESULTS.md`` lie.
+    plan : callable
+        ``plan(full) -> jobs``.
+    shrink : callable
+        ``shrink(jobs) -> jobs`` of tiny size.
+    run : callable
+        ``run(jobs, results)`` measures and enters.
+    report : module
+        With ``markdown(results)`` and ``failures(results)``.
+    """
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument("--only", default="", help="sections, separated by commas")
+    parser.add_argument("--full", action="store_true", help="more repetitions, more cases")
+    parser.add_argument("--tiny", action="store_true", help="tiny cases, to check the harness")
+    parser.add_argument("--list", action="store_true", help="print the jobs and stop")
+    parser.add_argument("--report", action="store_true", help="write RESULTS.md from results.json")
+    arguments = parser.parse_args()
+    path = folder / "results.json"
+    jobs = plan(arguments.full)
+    sections = dict.fromkeys(job["section"] for job in jobs)
+    only = set(filter(None, arguments.only.split(",")))
+    if only - set(sections):
+        parser.error(f"--only knows {', '.join(sections)}")
+    jobs = [j for j in jobs if not only or j["section"] in only]
+    if arguments.tiny:
+        jobs = shrink(jobs)
+        path = Path(tempfile.mkdtemp()) / "results.json"
+    if arguments.list:
+        for job in jobs:
+            print(json.dumps(job))
+        return 0
+    results = json.loads(path.read_text()) if path.exists() else {"runs": []}
+    if not arguments.report:
+        run(jobs, results)
+        path.write_text(json.dumps(results, indent=1) + "\n")
+    page = path.with_name("RESULTS.md")
+    page.write_text(report.markdown(results))
+    print(page)
+    return 1 if arguments.tiny and report.failures(results) else 0

@@ -9,13 +9,10 @@ file. ``--only sdp,grid`` runs some sections and keeps the other results of ``re
 
 from __future__ import annotations
 
-import argparse
 import contextlib
-import json
 import os
 import statistics
 import sys
-import tempfile
 import time
 from pathlib import Path
 
@@ -140,49 +137,9 @@ def shrink(jobs: list[dict]) -> list[dict]:
     return small
 
 
-def environment(threads: int) -> dict[str, str]:
-    """Environment of a worker: BLAS, OpenMP and numba get the threads of the job."""
-    return {
-        **os.environ,
-        **dict.fromkeys(
-            ("OMP_NUM_THREADS", "NUMBA_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"),
-            str(threads),
-        ),
-        "PYTHONPATH": os.pathsep.join(p for p in sys.path if p),
-    }
-
-
 def main() -> int:
     """Run the jobs and write the report."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--only", default="", help="sections, separated by commas")
-    parser.add_argument("--full", action="store_true", help="more repetitions, more cases")
-    parser.add_argument("--tiny", action="store_true", help="tiny cases, to check the harness")
-    parser.add_argument("--list", action="store_true", help="print the jobs and stop")
-    parser.add_argument("--report", action="store_true", help="write RESULTS.md from results.json")
-    arguments = parser.parse_args()
-    path = HERE / "results.json"
-    jobs = plan(arguments.full)
-    sections = dict.fromkeys(job["section"] for job in jobs)
-    only = set(filter(None, arguments.only.split(",")))
-    if only - set(sections):
-        parser.error(f"--only knows {', '.join(sections)}")
-    jobs = [j for j in jobs if not only or j["section"] in only]
-    if arguments.tiny:
-        jobs = shrink(jobs)
-        path = Path(tempfile.mkdtemp()) / "results.json"
-    if arguments.list:
-        for job in jobs:
-            print(json.dumps(job))
-        return 0
-    results = json.loads(path.read_text()) if path.exists() else {"runs": []}
-    if not arguments.report:
-        _run(jobs, results)
-        path.write_text(json.dumps(results, indent=1) + "\n")
-    page = path.with_name("RESULTS.md")
-    page.write_text(report.markdown(results))
-    print(page)
-    return 1 if arguments.tiny and report.failures(results) else 0
+    return harness.command_line(__doc__, HERE, plan, shrink, _run, report)
 
 
 def _run(jobs: list[dict], results: dict) -> None:
@@ -203,7 +160,9 @@ def _run(jobs: list[dict], results: dict) -> None:
                 continue
         elif reasons[job["system"]]:
             continue
-        runs.append(harness.run_worker(WORKER, job, environment(job["threads"]), 7200))
+        runs.append(
+            harness.run_worker(WORKER, job, harness.environment(job["threads"], HERE), 7200)
+        )
         load_average.append(os.getloadavg()[0])
         names = ", ".join(
             s["system"] if isinstance(s, dict) else s

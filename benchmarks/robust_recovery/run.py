@@ -9,13 +9,10 @@ beside this file. ``--only pca,large`` runs some sections and keeps the other re
 
 from __future__ import annotations
 
-import argparse
 import contextlib
-import json
 import os
 import statistics
 import sys
-import tempfile
 import time
 from pathlib import Path
 
@@ -200,51 +197,9 @@ def with_options(job: dict, best: dict[str, dict]) -> dict:
     return {**job, "systems": systems}
 
 
-def environment(threads: int) -> dict[str, str]:
-    """Environment of a worker: the peers live on BLAS, so it gets all threads of the job."""
-    pinned = {
-        **os.environ,
-        **dict.fromkeys(
-            ("OMP_NUM_THREADS", "NUMBA_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"),
-            str(threads),
-        ),
-        "PYTHONPATH": os.pathsep.join(p for p in sys.path if p),
-    }
-    pinned.setdefault("NUMBA_CACHE_DIR", str(HERE / ".cache" / "numba"))
-    return pinned
-
-
 def main() -> int:
     """Run the jobs and write the report."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--only", default="", help="sections, separated by commas")
-    parser.add_argument("--full", action="store_true", help="more repetitions, more cases")
-    parser.add_argument("--tiny", action="store_true", help="tiny cases, to check the harness")
-    parser.add_argument("--list", action="store_true", help="print the jobs and stop")
-    parser.add_argument("--report", action="store_true", help="write RESULTS.md from results.json")
-    arguments = parser.parse_args()
-    path = HERE / "results.json"
-    jobs = plan(arguments.full)
-    sections = dict.fromkeys(job["section"] for job in jobs)
-    only = set(filter(None, arguments.only.split(",")))
-    if only - set(sections):
-        parser.error(f"--only knows {', '.join(sections)}")
-    jobs = [j for j in jobs if not only or j["section"] in only]
-    if arguments.tiny:
-        jobs = shrink(jobs)
-        path = Path(tempfile.mkdtemp()) / "results.json"
-    if arguments.list:
-        for job in jobs:
-            print(json.dumps(job))
-        return 0
-    results = json.loads(path.read_text()) if path.exists() else {"runs": []}
-    if not arguments.report:
-        _run(jobs, results)
-        path.write_text(json.dumps(results, indent=1) + "\n")
-    page = path.with_name("RESULTS.md")
-    page.write_text(report.markdown(results))
-    print(page)
-    return 1 if arguments.tiny and report.failures(results) else 0
+    return harness.command_line(__doc__, HERE, plan, shrink, _run, report)
 
 
 def _run(jobs: list[dict], results: dict) -> None:
@@ -264,7 +219,9 @@ def _run(jobs: list[dict], results: dict) -> None:
             job = {**job, "systems": [s for s in job["systems"] if not reasons[s["system"]]]}
         if job["section"] == "oracle":
             job = {**job, "systems": [s for s in job["systems"] if not reasons[s]]}
-        runs.append(harness.run_worker(WORKER, job, environment(job["threads"]), 7200))
+        runs.append(
+            harness.run_worker(WORKER, job, harness.environment(job["threads"], HERE), 7200)
+        )
         load_average.append(os.getloadavg()[0])
         print(
             f"[{time.perf_counter() - start:6.0f} s] {number}/{len(jobs)} {job['section']}: "
