@@ -148,16 +148,6 @@ class Solver(Parameters, abc.ABC):
         """
         return self.check_every
 
-    def blas_limit(self, problem: Any) -> int | None:
-        """Return the threads of BLAS for a problem: `blas_threads` by default.
-
-        Parameters
-        ----------
-        problem : Problem
-            What is solved.
-        """
-        return self.blas_threads
-
     def point(self, problem: Any, state: State) -> Any:
         """Return the iterate in the problem's natural form, as an object of its own."""
         return copy.deepcopy(state.x)
@@ -328,7 +318,7 @@ class Solver(Parameters, abc.ABC):
             if Path(checkpoint.path).exists():
                 state = checkpoint.load(problem, self)
         with (
-            thread_limit(self.n_threads, self.blas_limit(problem)),
+            thread_limit(self.n_threads, self.blas_threads),
             deferred_interrupt() as interrupt,
             open_progress(progress, type(self).__name__) as bar,
         ):
@@ -487,12 +477,12 @@ class Solver(Parameters, abc.ABC):
         """
         self.check(problem)
         _check_start(f"{type(self).__name__}.iterate", x0)
-        with thread_limit(self.n_threads, self.blas_limit(problem)), _timed() as elapsed:
+        with thread_limit(self.n_threads, self.blas_threads), _timed() as elapsed:
             state = self.init(problem, x0)
             state.data = data_of(problem)
         state.time += elapsed()
         while self.terminate(problem, state) is None and state.nit < self.max_iter:
-            with thread_limit(self.n_threads, self.blas_limit(problem)), _timed() as elapsed:
+            with thread_limit(self.n_threads, self.blas_threads), _timed() as elapsed:
                 state = self.step(problem, state, min(n, self.max_iter - state.nit))
             state.time += elapsed()
             yield state

@@ -91,8 +91,9 @@ class BoundSolver(Solver):
     monotone = True
     each_output: bool = False
 
-    def blas_limit(self, problem: Any) -> int | None:
-        """Return the threads of BLAS: `n_threads`, or one.
+    @property
+    def blas_threads(self) -> int:  # type: ignore[override]
+        """Threads of BLAS: `n_threads`, or one.
 
         The blocks are of a layer's width. On a busy machine, threads of BLAS that wait for each
         other were seen to make a run more than a hundred times as long, and four times with layers

@@ -27,7 +27,6 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from lowrank_opt.lipschitz.activations import Activation
-    from lowrank_opt.lipschitz.network import Network
 
     Values = NDArray[np.float64]
     Slopes = tuple[Values, Values]
@@ -108,10 +107,6 @@ class Stack:
             tuple(np.ascontiguousarray(W.T) for W in reversed(self.weights)),
             tuple(reversed(self.layers)),
         )
-
-    def with_output(self, C: Values) -> Stack:
-        """Return the stack with its outputs multiplied by a matrix."""
-        return Stack((*self.weights[:-1], C @ self.weights[-1]), self.layers)
 
     @property
     def kind(self) -> str:
@@ -287,26 +282,26 @@ ZERO = Chain((np.zeros((1, 1)),), (), 0.0)
 
 
 def parts_of(
-    network: Network, norm: str, slopes: Sequence[Slopes] | None = None
+    network: Stack | Residual | Implicit, norm: str, slopes: Sequence[Slopes] | None = None
 ) -> list[Callable[[], Part]]:
     """Return what makes the parts of a problem; forms are built when they are needed.
 
     Parameters
     ----------
-    network : FeedForward, Residual or Implicit
-        With the outputs of interest.
+    network : Stack, Residual or Implicit
+        With the outputs of interest; a feed-forward network as its stack.
     norm : {"l2", "linf", "l1"}
         Norm of inputs and outputs.
     slopes : sequence of (alpha, beta) or None, default=None
-        Slopes on a region.
+        Slopes on a region, of networks that are no stack.
 
     Returns
     -------
     list of callable
         One for all outputs together ("l2"), for each output ("linf") or each input ("l1").
     """
-    if isinstance(network, FeedForward):
-        stack = stack_of(network, slopes)
+    if isinstance(network, Stack):
+        stack = network
         if norm == "l2":
             return [lambda: _part_l2(stack)]
         if norm == "l1":

@@ -7,15 +7,16 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from scipy.linalg import lapack
 
-from .chain_blocks import cholesky, corrector, product, symmetrised
+from lowrank_opt.lipschitz.chain_blocks import corrector, product, symmetrised
+from lowrank_opt.lipschitz.factorisations import cholesky
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from numpy.typing import NDArray
 
-    from .chain_blocks import Blocks, Direction, Product, Transfers
-    from .chain_operator import ChainOperator
+    from lowrank_opt.lipschitz.chain_blocks import Blocks, Direction, Product, Transfers
+    from lowrank_opt.lipschitz.chain_operator import ChainOperator
 
 __all__ = ["Point", "Step", "chosen_direction", "directions"]
 

@@ -28,26 +28,25 @@ References
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, ClassVar
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from lowrank_opt.core.serialize import register_serializable
-
-from .chain_blocks import cliques, factor, invert, transfers
-from .chain_directions import Point, chosen_direction, directions
-from .chain_operator import ChainOperator, largest_gram
-from .chain_scaling import Scaling, fast_multipliers, squared_bound
-from .first_order import chain_start
+from lowrank_opt.lipschitz.chain_blocks import cliques, factor, invert, transfers
+from lowrank_opt.lipschitz.chain_directions import Point, chosen_direction, directions
+from lowrank_opt.lipschitz.chain_operator import ChainOperator, largest_gram
+from lowrank_opt.lipschitz.chain_scaling import Scaling, fast_multipliers, squared_bound
+from lowrank_opt.lipschitz.engine import EngineState
+from lowrank_opt.lipschitz.first_order import chain_start
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from numpy.typing import NDArray
 
-    from .chain_blocks import Blocks
-    from .forms import Chain
+    from lowrank_opt.lipschitz.chain_blocks import Blocks
+    from lowrank_opt.lipschitz.forms import Chain
 
 __all__ = ["ChainState", "advance", "start"]
 
@@ -56,31 +55,14 @@ _RAISE = 1.1  # of ρ at the start
 _STALLED = 1e-4  # both steps shorter than this
 
 
-@register_serializable
 @dataclass
-class ChainState:
+class ChainState(EngineState):
     """All that an iteration changes; bounds in units of L.
 
     Parameters
     ----------
-    tol : float
-        Wanted relative gap of the bounds, ``1 - lower / upper``.
     structure : {"neuron", "layer"}
         Whether each neuron or each layer has a multiplier.
-    upper, lower : float
-        Best proven upper bound, best proven lower bound on the relaxation's optimum.
-    multipliers : tuple of ndarray of shape (n_i,)
-        Those that gave `upper`, divided by ρ.
-    dual : tuple of ndarray or None
-        Matrix that gave `lower`: blocks X_ii, then X_{i-1,i}.
-    done : str
-        "": running; "converged", "stalled" or "failed".
-    message : str
-        Why it is done.
-    nit : int
-        Iterations.
-    counts : dict of str to int
-        Factorisations of B and trial points.
     scales : tuple of ndarray of shape (n_i,)
         Multipliers that the iteration sees as one.
     scale_rho : float
@@ -89,22 +71,9 @@ class ChainState:
         Scaled ρ, multipliers and their slacks in the dual.
     X, X_low : tuple of ndarray
         Blocks of the scaled dual matrix: X_ii and X_{i,i-1}.
-    cache : object
-        Data that can be rebuilt.
     """
 
-    transient: ClassVar[tuple[str, ...]] = ("cache",)
-
-    tol: float
     structure: str = "neuron"
-    upper: float = np.inf
-    lower: float = 0.0
-    multipliers: tuple[Any, ...] = ()
-    dual: tuple[Any, ...] | None = None
-    done: str = ""
-    message: str = ""
-    nit: int = 0
-    counts: dict[str, int] = field(default_factory=dict)
     scales: tuple[Any, ...] = ()
     scale_rho: float = 1.0
     rho: float = 1.0
@@ -112,10 +81,6 @@ class ChainState:
     x: Any = None
     X: tuple[Any, ...] = ()
     X_low: tuple[Any, ...] = ()
-    cache: Any = field(default=None, repr=False, compare=False)
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, **dict.fromkeys(self.transient)}
 
 
 @dataclass
@@ -196,8 +161,7 @@ def default_multipliers(form: Chain, structure: str) -> tuple[NDArray[np.float64
     """Return multipliers, divided by ρ, near enough to the optimum to start from."""
     if structure == "layer":
         return fast_multipliers(form, per_layer=True)
-    few = form.n_hidden <= 600 or max(form.widths) >= 400
-    return chain_start(form, quality="low" if few else "medium")
+    return chain_start(form)
 
 
 def _single_layer(form: Chain, state: ChainState) -> ChainState:

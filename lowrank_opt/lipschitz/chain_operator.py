@@ -7,14 +7,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from scipy.linalg import lapack
 
-from .chain_blocks import Direction, cholesky, factor, half_solve, solve
+from lowrank_opt.lipschitz.chain_blocks import Direction, factor
+from lowrank_opt.lipschitz.factorisations import cholesky, half_solve, solve
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from numpy.typing import NDArray
 
-    from .chain_blocks import Blocks, Transfers
+    from lowrank_opt.lipschitz.chain_blocks import Blocks, Transfers
 
 __all__ = ["ChainOperator"]
 

@@ -6,15 +6,15 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from .chain_blocks import cholesky, half_solve
-from .chain_operator import largest_gram
+from lowrank_opt.lipschitz.chain_operator import largest_gram
+from lowrank_opt.lipschitz.factorisations import cholesky, half_solve
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from numpy.typing import NDArray
 
-    from .forms import Chain
+    from lowrank_opt.lipschitz.forms import Chain
 
 __all__ = ["Scaling", "fast_multipliers", "squared_bound"]
 

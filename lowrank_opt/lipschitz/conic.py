@@ -19,21 +19,22 @@ from __future__ import annotations
 
 import itertools
 import math
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, ClassVar
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 from scipy.linalg import eigvalsh
 
-from lowrank_opt.core.serialize import register_serializable
 from lowrank_opt.core.threads import thread_limit
 from lowrank_opt.lipschitz.chain_operator import ChainOperator
+from lowrank_opt.lipschitz.chain_scaling import fast_multipliers
 from lowrank_opt.lipschitz.conic_backends import check_solver, solve_cone_program
 from lowrank_opt.lipschitz.conic_scaling import ScaledProgram
-from lowrank_opt.lipschitz.conic_starts import chain_multipliers
+from lowrank_opt.lipschitz.engine import EngineState
+from lowrank_opt.lipschitz.factorisations import cholesky
 from lowrank_opt.lipschitz.forms import Chain, LowRankLMI
 from lowrank_opt.lipschitz.lmi_builders import chain_lmi
-from lowrank_opt.lipschitz.lmi_operator import Operator, cholesky
+from lowrank_opt.lipschitz.lmi_operator import Operator
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -48,29 +49,12 @@ _TIGHTER = 3e-9  # by how much the inequalities of the dual are tightened, in sc
 _CHORDAL = 60  # order from which a chain of three or more layers is split
 
 
-@register_serializable
 @dataclass
-class ConicState:
+class ConicState(EngineState):
     """State of the calls.
 
     Parameters
     ----------
-    upper, lower : float
-        Best proven bounds on the optimum, in units of the Lipschitz constant of the form.
-    multipliers : tuple of ndarray
-        What proves `upper`, as in :class:`~lowrank_opt.lipschitz.proofs.BoundProof`.
-    dual : tuple of ndarray or None
-        What proves `lower`, in the same layout.
-    done : {"", "converged", "stalled", "failed"}
-        Why no more calls are made; "" while they are.
-    message : str
-        What happened, with the status of the package.
-    nit : int
-        Calls.
-    counts : dict of str to int
-        Iterations of the package.
-    tol : float
-        Relative gap between `upper` and `lower` at which the calls end.
     solver : str
         The package.
     chordal : bool
@@ -81,37 +65,13 @@ class ConicState:
         The ρ that they prove.
     tighter : float
         By how much the inequalities of the dual are tightened, in scaled units.
-    cache : object
-        Arrays made from the form; rebuilt when missing.
     """
 
-    transient: ClassVar[tuple[str, ...]] = ("cache",)
-
-    upper: float = math.inf
-    lower: float = 0.0
-    multipliers: tuple[NDArray[np.float64], ...] = ()
-    dual: tuple[NDArray[np.float64], ...] | None = None
-    done: str = ""
-    message: str = ""
-    nit: int = 0
-    counts: dict[str, int] = field(default_factory=dict)
-    tol: float = 1e-6
     solver: str = "clarabel"
     chordal: bool = False
     u: NDArray[np.float64] | None = None
     r: float = math.inf
     tighter: float = 0.0
-    cache: Any = field(default=None, repr=False, compare=False)
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, **dict.fromkeys(self.transient)}
-
-    @property
-    def gap(self) -> float:
-        """Relative gap between the bounds."""
-        if not math.isfinite(self.upper):
-            return math.inf
-        return 1.0 - self.lower / self.upper if self.upper > 0.0 else 0.0
 
 
 def start(
@@ -164,7 +124,7 @@ def start(
     if _finished(state) or state.u is not None:
         return state
     if isinstance(form, Chain):
-        _note_upper(form, state, operator, chain_multipliers(form))
+        _note_upper(form, state, operator, np.concatenate(fast_multipliers(form)))
     if state.u is None:
         rho, u = operator.guess()
         if u is not None and rho > 0.0:

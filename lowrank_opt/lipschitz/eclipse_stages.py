@@ -24,9 +24,9 @@ import scipy.linalg as la
 from scipy.linalg import blas
 from scipy.sparse.linalg import ArpackError, eigsh
 
-from lowrank_opt.core.serialize import register_serializable
+from lowrank_opt.lipschitz.engine import EngineState
+from lowrank_opt.lipschitz.factorisations import cholesky
 from lowrank_opt.lipschitz.forms import Chain
-from lowrank_opt.lipschitz.slope_recursion import cholesky
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -47,31 +47,12 @@ _GOLDEN = 0.5 * (np.sqrt(5.0) - 1.0)
 _TRIALS = 7
 
 
-@register_serializable
 @dataclass
-class StageState:
+class StageState(EngineState):
     """Passes over the layers under way.
 
     Parameters
     ----------
-    upper : float
-        Best bound of a complete pass, in units of the form without its scale.
-    lower : float
-        Always 0: nothing is said about the best bound.
-    multipliers : tuple of ndarray
-        Those that gave `upper`, divided by ρ.
-    dual : None
-        There is no dual.
-    done : {"", "converged", "failed"}
-        Whether and why it ended.
-    message : str
-        Layers whose program failed, and had the closed form instead.
-    nit : int
-        Iterations done, each a layer of a pass.
-    counts : dict of str to int
-        ``layers`` done in all passes, ``inner_iterations`` of the programs.
-    tol : float
-        Relative gap of the programs.
     passes : tuple of {"closed", "list", "program"}
         What is done: closed form of the paper, the best of several closed forms in each layer,
         a semidefinite program in each layer.
@@ -87,19 +68,9 @@ class StageState:
         Logarithms of the multipliers of this pass.
     failed : list of int
         Layers whose program failed.
-    cache : object
-        Not used.
     """
 
-    upper: float = np.inf
-    lower: float = 0.0
-    multipliers: tuple[Any, ...] = ()
-    dual: tuple[Any, ...] | None = None
-    done: str = ""
-    message: str = ""
-    nit: int = 0
     counts: dict[str, int] = field(default_factory=lambda: {"layers": 0, "inner_iterations": 0})
-    tol: float = 1e-7
     passes: tuple[str, ...] = ("closed",)
     current: int = 0
     layer: int = 0
@@ -107,10 +78,6 @@ class StageState:
     log_size: float = 0.0
     found: list[Any] = field(default_factory=list)
     failed: list[int] = field(default_factory=list)
-    cache: Any = field(default=None, repr=False, compare=False)
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "cache": None}
 
 
 def start(
@@ -177,7 +144,7 @@ def _one_layer(form: Chain, state: StageState, kind: str) -> None:
     W, a = form.weights[i], form.alpha[i]
     factor = None
     if state.complement is not None:
-        factor = cholesky(state.complement.copy())
+        factor = cholesky(state.complement)
         if factor is None:
             _end_pass(form, state)
             return
@@ -273,7 +240,7 @@ def top_eigenvalue(S: Values) -> float:
 
 def _output_eigenvalue(X: Values, W: Values) -> float:
     """Return the largest eigenvalue of W X⁻¹ Wᵀ; X is overwritten. Infinite without a factor."""
-    factor = cholesky(X)
+    factor = cholesky(X, overwrite=True)
     if factor is None:
         return np.inf
     T = blas.dtrsm(1.0, factor, W.T, lower=1)
@@ -297,7 +264,7 @@ def _complement(Y: Values, T: Values, a: Values, lam: Values) -> Values | None:
         ell = (1.0 + a) * lam
         H = (T * (2.0 * a * lam)) @ T.T
         H.flat[:: len(H) + 1] += 1.0
-        inner = cholesky(H)
+        inner = cholesky(H, overwrite=True)
         if inner is None:
             return None
         R = blas.dtrsm(1.0, inner, T, lower=1)

@@ -15,12 +15,12 @@ References
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from lowrank_opt.core.errors import ParameterError
-from lowrank_opt.core.serialize import register_serializable
+from lowrank_opt.lipschitz.engine import EngineState
 from lowrank_opt.lipschitz.limited_memory import direction, line_search, remember
 from lowrank_opt.lipschitz.slope_recursion import Evaluation, SlopeRecursion
 
@@ -47,31 +47,12 @@ _EFFORTS = {"low": (3, 30), "medium": (5, 100), "high": (5, 300)}
 _SMALL, _WIDE = 600, 400
 
 
-@register_serializable
 @dataclass
-class FirstOrderState:
+class FirstOrderState(EngineState):
     """A descent under way.
 
     Parameters
     ----------
-    upper : float
-        Best bound so far, in units of the form without its scale.
-    lower : float
-        Always 0: there is no dual.
-    multipliers : tuple of ndarray
-        Those that gave `upper`, divided by ρ.
-    dual : None
-        There is no dual.
-    done : {"", "converged", "stalled", "failed"}
-        Whether and why it ended.
-    message : str
-        What a user should know.
-    nit : int
-        Iterations done.
-    counts : dict of str to int
-        ``evaluations`` of value and gradient.
-    tol : float
-        Relative decrease of the bound in a window below which the last phase ends.
     x, gradient : ndarray of shape (size,)
         Point (θ, τ) and gradient there.
     value : float
@@ -90,21 +71,9 @@ class FirstOrderState:
         Logarithm of the best bound when the last phase was entered again; infinite before.
     values : list of float
         Halves of the objective, logarithms of bounds, after the last iterations of this phase.
-    cache : SlopeRecursion or None
-        Work space; rebuilt when ``None``.
     """
 
-    transient: ClassVar[tuple[str, ...]] = ("cache",)
-
-    upper: float = np.inf
-    lower: float = 0.0
-    multipliers: tuple[Any, ...] = ()
-    dual: tuple[Any, ...] | None = None
-    done: str = ""
-    message: str = ""
-    nit: int = 0
     counts: dict[str, int] = field(default_factory=lambda: {"evaluations": 0})
-    tol: float = 1e-6
     x: Any = None
     gradient: Any = None
     value: float = np.inf
@@ -116,10 +85,6 @@ class FirstOrderState:
     since: int = 0
     entered: float = np.inf
     values: list[float] = field(default_factory=list)
-    cache: Any = field(default=None, repr=False, compare=False)
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, **dict.fromkeys(self.transient)}
 
 
 def start(

@@ -52,11 +52,6 @@ class Chain:
         """Number of hidden neurons N."""
         return sum(self.widths[1:])
 
-    @property
-    def monotone_from_zero(self) -> bool:
-        """Whether all slopes start at zero, which halves the terms."""
-        return all(not np.any(a) for a in self.alpha)
-
 
 @dataclass(frozen=True, eq=False)
 class Group:

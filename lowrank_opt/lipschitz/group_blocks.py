@@ -10,7 +10,9 @@ import math
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from scipy.linalg.lapack import dpotrf, dpotri, dpotrs
+from scipy.linalg.lapack import dpotrs
+
+from lowrank_opt.lipschitz.factorisations import cholesky
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -21,24 +23,9 @@ if TYPE_CHECKING:
 
     Array = NDArray[np.float64]
 
-__all__ = ["Blocks", "cholesky", "inverse", "longest_step"]
+__all__ = ["Blocks", "longest_step"]
 
 _SHRINK, _BISECTIONS = 0.7, 3
-
-
-def cholesky(A: Array) -> Array | None:
-    """Return the Cholesky factor in the lower triangle, or ``None``."""
-    factor, info = dpotrf(A, lower=1, clean=0)
-    return factor if info == 0 else None
-
-
-def inverse(factor: Array) -> Array:
-    """Return the inverse, symmetric, of the matrix with this Cholesky factor."""
-    Z, _ = dpotri(factor, lower=1)
-    lower = np.tril(Z, -1)
-    lower += lower.T
-    lower[np.diag_indices(len(lower))] = np.diagonal(Z)
-    return lower
 
 
 def longest_step(

@@ -21,12 +21,12 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from lowrank_opt.core.serialize import register_serializable
 from lowrank_opt.core.threads import thread_limit
+from lowrank_opt.lipschitz.engine import EngineState
 from lowrank_opt.lipschitz.group_structure import (
     blas_threads,
     expand,
@@ -58,29 +58,12 @@ _SWEEPS = 8
 _SMALL = 2e-3  # decrease in ten iterations, relative to the smoothing's error, that ends a stage
 
 
-@register_serializable
 @dataclass
-class GroupFirstOrderState:
+class GroupFirstOrderState(EngineState):
     """State of the method.
 
     Parameters
     ----------
-    upper, lower : float
-        Best bounds on the optimum, in units of the Lipschitz constant of the form.
-    multipliers : tuple of ndarray
-        What proves `upper`, divided by ρ.
-    dual : tuple of ndarray or None
-        What proves `lower`.
-    done : {"", "converged", "stalled", "failed"}
-        Why the method stopped; "" while it runs.
-    message : str
-        What happened.
-    nit : int
-        Iterations.
-    counts : dict of str to int
-        Evaluations of the smoothed product.
-    tol : float
-        Relative gap at which the method stops.
     stage : int
         Which smoothing.
     x : ndarray of shape (n_runs,)
@@ -95,21 +78,8 @@ class GroupFirstOrderState:
         Its length.
     values : list of float
         Values of the present stage.
-    cache : object
-        The network in other coordinates; rebuilt when missing.
     """
 
-    transient: ClassVar[tuple[str, ...]] = ("cache",)
-
-    upper: float = math.inf
-    lower: float = 0.0
-    multipliers: tuple[Any, ...] = ()
-    dual: tuple[Any, ...] | None = None
-    done: str = ""
-    message: str = ""
-    nit: int = 0
-    counts: dict[str, int] = field(default_factory=dict)
-    tol: float = 1e-6
     stage: int = 0
     x: Any = None
     value: float = math.inf
@@ -118,10 +88,6 @@ class GroupFirstOrderState:
     changes: Any = None
     pairs: int = 0
     values: list[float] = field(default_factory=list)
-    cache: Any = field(default=None, repr=False, compare=False)
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "cache": None}
 
 
 class Smoothed(NamedTuple):

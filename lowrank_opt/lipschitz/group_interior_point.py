@@ -47,14 +47,15 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from lowrank_opt.core.serialize import register_serializable
 from lowrank_opt.core.threads import thread_limit
 from lowrank_opt.lipschitz import group_first_order
-from lowrank_opt.lipschitz.group_blocks import Blocks, cholesky, inner, inverse, longest_step
+from lowrank_opt.lipschitz.engine import EngineState
+from lowrank_opt.lipschitz.factorisations import cholesky, inverse_from
+from lowrank_opt.lipschitz.group_blocks import Blocks, inner, longest_step
 from lowrank_opt.lipschitz.group_structure import (
     blas_threads,
     expand,
@@ -84,29 +85,12 @@ _MAX_SHORT = 3
 _IDLE = 8  # iterations without progress of the gap before giving up
 
 
-@register_serializable
 @dataclass
-class GroupInteriorPointState:
+class GroupInteriorPointState(EngineState):
     """State of the method.
 
     Parameters
     ----------
-    upper, lower : float
-        Best bounds on the optimum, in units of the Lipschitz constant of the form.
-    multipliers : tuple of ndarray
-        What proves `upper`, divided by ρ.
-    dual : tuple of ndarray or None
-        What proves `lower`.
-    done : {"", "converged", "stalled", "failed"}
-        Why the method stopped; "" while it runs.
-    message : str
-        What happened.
-    nit : int
-        Iterations.
-    counts : dict of str to int
-        Evaluations of the start, factorisations of the Schur complement.
-    tol : float
-        Relative gap at which the method stops.
     logs : list of ndarray of shape (n_runs,)
         Logarithms of the multipliers by which the weights are scaled.
     y : list of ndarray of shape (n_runs,)
@@ -119,21 +103,8 @@ class GroupInteriorPointState:
         Iterations in a row with short steps, and without progress.
     solver : str
         Package that is called instead, by :mod:`~lowrank_opt.lipschitz.group_conic`.
-    cache : object
-        Arrays made from the form and `logs`; rebuilt when missing.
     """
 
-    transient: ClassVar[tuple[str, ...]] = ("cache",)
-
-    upper: float = math.inf
-    lower: float = 0.0
-    multipliers: tuple[Any, ...] = ()
-    dual: tuple[Any, ...] | None = None
-    done: str = ""
-    message: str = ""
-    nit: int = 0
-    counts: dict[str, int] = field(default_factory=dict)
-    tol: float = 1e-6
     logs: list[Any] = field(default_factory=list)
     y: list[Any] = field(default_factory=list)
     X: list[Any] = field(default_factory=list)
@@ -141,10 +112,6 @@ class GroupInteriorPointState:
     short: int = 0
     idle: int = 0
     solver: str = ""
-    cache: Any = field(default=None, repr=False, compare=False)
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "cache": None}
 
 
 def start(
@@ -249,7 +216,7 @@ def _inverses(M: Sequence[Array]) -> list[Array] | None:
         factor = cholesky(block)
         if factor is None:
             return None
-        out.append(inverse(factor))
+        out.append(inverse_from(factor))
     return out
 
 

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
-from lowrank_opt.core.serialize import register_serializable
 from lowrank_opt.lipschitz.bound_solver import BoundSolver
 from lowrank_opt.lipschitz.eclipse_stages import top_eigenvalue
+from lowrank_opt.lipschitz.engine import EngineState
 from lowrank_opt.lipschitz.forms import Chain
 
 if TYPE_CHECKING:
@@ -24,40 +24,19 @@ if TYPE_CHECKING:
 __all__ = ["LipLT", "LipLTState", "advance", "start"]
 
 
-@register_serializable
 @dataclass
-class LipLTState:
+class LipLTState(EngineState):
     """The recursion under way.
 
     Parameters
     ----------
-    upper, lower : float
-        The bound, in units of the form without its scale; 0, as nothing is said about a better.
-    multipliers : tuple or None
-        Empty when there is a bound: the proof needs no numbers.
-    dual : None
-        There is no dual.
-    done : {"", "converged"}
-        Whether all layers are done.
-    message : str
-        Not used.
-    nit : int
-        Layers done.
-    counts : dict of str to int
-        ``norms`` taken.
     grown : list of float
         Bounds of the growth up to each layer.
     products : list of ndarray
         Products of the layers up to now, the first from the input.
     """
 
-    upper: float = np.inf
-    lower: float = 0.0
     multipliers: tuple[Any, ...] | None = None
-    dual: tuple[Any, ...] | None = None
-    done: str = ""
-    message: str = ""
-    nit: int = 0
     counts: dict[str, int] = field(default_factory=lambda: {"norms": 0})
     grown: list[float] = field(default_factory=list)
     products: list[Any] = field(default_factory=list)

@@ -10,8 +10,8 @@ import numpy as np
 from scipy.linalg import lapack
 
 from lowrank_opt.core.serialize import register_serializable
+from lowrank_opt.lipschitz.factorisations import cholesky, inverse_from
 from lowrank_opt.lipschitz.lmi_cuts import ConeSteps
-from lowrank_opt.lipschitz.lmi_operator import cholesky, inverse
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -78,7 +78,7 @@ class _Iteration:
         factor = self.cholesky(self.S.M)
         if factor is None:
             return False
-        self.Z = inverse(factor)
+        self.Z = inverse_from(factor)
         self.B = op.schur(point.X, self.Z)
         k = self.bounded
         self.inverse_y = np.zeros_like(point.y)

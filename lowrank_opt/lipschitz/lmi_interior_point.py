@@ -17,15 +17,16 @@ centring, corrector) whose weights are searched when steps are short.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, ClassVar
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from lowrank_opt.core.serialize import register_serializable
 from lowrank_opt.core.threads import thread_limit
+from lowrank_opt.lipschitz.engine import EngineState
+from lowrank_opt.lipschitz.factorisations import cholesky, inverse_from
 from lowrank_opt.lipschitz.lmi_direction import Point, iterate
-from lowrank_opt.lipschitz.lmi_operator import Operator, cholesky, inverse
+from lowrank_opt.lipschitz.lmi_operator import Operator
 from lowrank_opt.lipschitz.lmi_starts import layered_multipliers
 
 if TYPE_CHECKING:
@@ -46,29 +47,12 @@ _LARGEST_SHARE = 1e-8  # of inner multipliers in those that are handed out
 _ROOM = 30.0  # multiple of a check's rounding errors, of order d² eps, that the share is
 
 
-@register_serializable
 @dataclass
-class InteriorPointState:
+class InteriorPointState(EngineState):
     """State of the method.
 
     Parameters
     ----------
-    upper, lower : float
-        Best proven bounds on the optimum, in units of the Lipschitz constant of the form.
-    multipliers : tuple of ndarray
-        One array of shape (k,), which proves `upper`; empty: none.
-    dual : tuple of ndarray or None
-        One matrix of shape (d, d) with ⟨E, X⟩ = 1, which proves `lower`.
-    done : {"", "converged", "stalled", "failed"}
-        Why the method stopped; "" while it runs.
-    message : str
-        What happened.
-    nit : int
-        Iterations, of both phases.
-    counts : dict of str to int
-        Iterations of the first phase, factorisations.
-    tol : float
-        Relative gap between `upper` and `lower` at which the method stops.
     phase : int
         1 while feasible multipliers are sought, 2 afterwards.
     unit : float
@@ -79,37 +63,13 @@ class InteriorPointState:
         Iterations in a row that made no progress.
     inner : ndarray or None
         Multipliers well inside the feasible set.
-    cache : object
-        Arrays made from the form; rebuilt when missing.
     """
 
-    transient: ClassVar[tuple[str, ...]] = ("cache",)
-
-    upper: float = math.inf
-    lower: float = 0.0
-    multipliers: tuple[NDArray[np.float64], ...] = ()
-    dual: tuple[NDArray[np.float64], ...] | None = None
-    done: str = ""
-    message: str = ""
-    nit: int = 0
-    counts: dict[str, int] = field(default_factory=dict)
-    tol: float = 1e-7
     phase: int = 2
     unit: float = 1.0
     point: Point | None = None
     short: int = 0
     inner: NDArray[np.float64] | None = None
-    cache: Any = field(default=None, repr=False, compare=False)
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, **dict.fromkeys(self.transient)}
-
-    @property
-    def gap(self) -> float:
-        """Relative gap between the bounds."""
-        if not math.isfinite(self.upper):
-            return math.inf
-        return 1.0 - self.lower / self.upper if self.upper > 0.0 else 0.0
 
 
 def start(
@@ -285,7 +245,7 @@ def _point(operator: Operator, rho: float, y: NDArray[np.float64]) -> Point | No
     factor = cholesky(S)
     if factor is None:
         return None
-    X = inverse(factor)
+    X = inverse_from(factor)
     m = 1.0 / operator.trace(X)
     x = np.zeros_like(y)
     x[operator.bounded] = m / y[operator.bounded]

@@ -13,33 +13,19 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import scipy.sparse as sp
-from scipy.linalg import eigh, eigvalsh, lapack, solve_triangular
+from scipy.linalg import eigh, eigvalsh, solve_triangular
+
+from lowrank_opt.lipschitz.factorisations import cholesky
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from lowrank_opt.lipschitz.forms import LowRankLMI
 
-__all__ = ["Operator", "cholesky", "inverse"]
+__all__ = ["Operator"]
 
 _MARGIN = 1e-4  # least pivot with which a start is well inside
 _SPARSE = 0.1  # share of nonzeros below which products with P use its zeros
-
-
-def cholesky(S: NDArray[np.float64]) -> NDArray[np.float64] | None:
-    """Return the lower Cholesky factor (upper part arbitrary), or None if S is not definite."""
-    factor, info = lapack.dpotrf(S.T, lower=1, clean=0)
-    if info != 0:
-        return None
-    diagonal = factor.diagonal()
-    return factor if math.isfinite(float(diagonal.sum())) else None
-
-
-def inverse(factor: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return the symmetric inverse of a matrix from its lower Cholesky factor."""
-    Z, _ = lapack.dpotri(factor, lower=1)
-    Z = np.tril(Z)
-    return np.ascontiguousarray(Z + np.tril(Z, -1).T)
 
 
 class Operator:

@@ -9,7 +9,7 @@ import scipy.sparse as sp
 from scipy.linalg import solve_triangular
 from scipy.sparse.linalg import ArpackError, LinearOperator, eigsh
 
-from lowrank_opt.lipschitz.lmi_operator import cholesky
+from lowrank_opt.lipschitz.factorisations import cholesky
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import sys
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
-from lowrank_opt.core.serialize import register_serializable
 from lowrank_opt.lipschitz.bound_solver import BoundSolver
+from lowrank_opt.lipschitz.engine import EngineState
 
 if TYPE_CHECKING:
     from types import ModuleType
@@ -22,41 +22,17 @@ if TYPE_CHECKING:
 __all__ = ["NormProduct", "ProductState", "advance", "start"]
 
 
-@register_serializable
 @dataclass
-class ProductState:
+class ProductState(EngineState):
     """One iteration takes over the product that every part of a problem comes with.
 
     Parameters
     ----------
-    upper : float
-        The product, in units of the form without its scale.
-    lower : float
-        Always 0.
-    multipliers : tuple or None
-        Empty when the product is taken over: the proof needs no numbers.
-    dual : None
-        There is no dual.
-    done : {"", "converged"}
-        Whether it is taken over.
-    message : str
-        Not used.
-    nit : int
-        0 or 1.
-    counts : dict of str to int
-        Empty.
     product : float
         What `upper` will be.
     """
 
-    upper: float = np.inf
-    lower: float = 0.0
     multipliers: tuple[Any, ...] | None = None
-    dual: tuple[Any, ...] | None = None
-    done: str = ""
-    message: str = ""
-    nit: int = 0
-    counts: dict[str, int] = field(default_factory=dict)
     product: float = np.inf
 
 

@@ -14,7 +14,7 @@ from lowrank_opt.core.params import did_you_mean
 from lowrank_opt.core.problem import Certificate, Problem, digest
 from lowrank_opt.lipschitz.canonical import parts_of, stack_of
 from lowrank_opt.lipschitz.forms import GroupChain
-from lowrank_opt.lipschitz.network import Affine, FeedForward, Implicit, Residual
+from lowrank_opt.lipschitz.network import Affine, FeedForward, Residual
 from lowrank_opt.lipschitz.proofs import BoundProof
 from lowrank_opt.lipschitz.regions import Ball, Box
 
@@ -113,7 +113,10 @@ class LipschitzProblem(Problem):
             from lowrank_opt.lipschitz.local_slopes import slopes_on
 
             self._slopes = slopes_on(self.network, region)
-        self._makers = parts_of(self.network, norm, self._slopes)
+        self._stack = None
+        if isinstance(self.network, FeedForward):
+            self._stack = stack_of(self.network, self._slopes)
+        self._makers = parts_of(self._stack or self.network, norm, self._slopes)
         self._made: dict[int, Part] = {}
         self._lock = threading.Lock()
 
@@ -162,11 +165,9 @@ class LipschitzProblem(Problem):
 
         One of "slopes" (element-wise activations), "groups", "mixed", "residual" and "implicit".
         """
-        if isinstance(self.network, Residual):
-            return "residual"
-        if isinstance(self.network, Implicit):
-            return "implicit"
-        return stack_of(self.network, self._slopes).kind
+        if self._stack is not None:
+            return self._stack.kind
+        return "residual" if isinstance(self.network, Residual) else "implicit"
 
     def objective(self, x: BoundProof) -> float:
         """Return the bound that `x` proves, rounding included; infinity if it proves none."""
@@ -220,13 +221,6 @@ class LipschitzProblem(Problem):
                 {"relaxation_bound": lower},
             )  # fmt: skip
         return Certificate(0.0, "proved bound, without a statement of optimality", upper)
-
-    def product_proof(self, index: int | None = None) -> BoundProof:
-        """Return the proof that needs no work: the product of the layers' norms."""
-        one = BoundProof("product")
-        if index is not None or self.n_parts == 1:
-            return one
-        return BoundProof("parts", parts=(one,) * self.n_parts)
 
     def sampled_lower_bound(self) -> float:
         """Return a proved lower bound of the Lipschitz constant from a few sampled Jacobians.

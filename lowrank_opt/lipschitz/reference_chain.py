@@ -13,7 +13,7 @@ import scipy.linalg as la
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from .forms import Chain
+    from lowrank_opt.lipschitz.forms import Chain
 
 __all__ = [
     "best_constant",

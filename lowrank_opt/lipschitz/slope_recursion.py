@@ -23,6 +23,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from scipy.linalg import blas, lapack
 
+from lowrank_opt.lipschitz.factorisations import cholesky
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -74,23 +76,6 @@ class _Layer(NamedTuple):
     norm: float
     multipliers: Any
     s: float
-
-
-def cholesky(S: NDArray[np.float64]) -> NDArray[np.float64] | None:
-    """Return the lower factor of a symmetric matrix, which is overwritten.
-
-    Parameters
-    ----------
-    S : ndarray of shape (n, n)
-        Symmetric.
-
-    Returns
-    -------
-    ndarray of shape (n, n) or None
-        In Fortran order, its upper triangle undefined; ``None``: not positive definite.
-    """
-    factor, info = lapack.dpotrf(S.T, lower=1, clean=0, overwrite_a=1)
-    return factor if info == 0 else None
 
 
 def _schatten(M: NDArray[np.float64], k: int) -> tuple[float, Any, Any, Any]:
@@ -266,7 +251,7 @@ class SlopeRecursion:
             else:
                 H = (T * (2.0 * a * lam / norm)) @ T.T
                 H.flat[:: len(H) + 1] += 1.0
-                inner = cholesky(H)
+                inner = cholesky(H, overwrite=True)
                 if inner is None:
                     return None
                 R = blas.dtrsm(norm**-0.5, inner, T, lower=1)
@@ -278,7 +263,7 @@ class SlopeRecursion:
                 _Layer(factor, T, ratio, Y, root, power, (leading, diagonal), norm, lam, s)
             )
             multipliers.append(log_lam - total)
-            factor = cholesky(X)
+            factor = cholesky(X, overwrite=True)
             if factor is None:
                 return None
         T = blas.dtrsm(1.0, factor, self.weights[-1].T, lower=1)
