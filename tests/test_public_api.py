@@ -24,8 +24,9 @@ PUBLIC = {
         AccuracyWarning Armijo Backend BarzilaiBorwein Certificate Checkpoint
         CheckpointError Constant ConvergenceWarning did_you_mean EfficiencyWarning
         ExperimentalWarning Geometric HasBlocks HasCertificate HasEqualityConstraints
-        HasFiniteSum HasGradient HasMeasurements HasMonotoneOperator HasNetwork HasObjective
-        HasObservations HasProx HasSmoothPart HasTransport History InfeasibleError instantiate
+        HasFiniteSum HasFixedPointMap HasGradient HasLinearConstraints HasMeasurements
+        HasMonotoneOperator HasNetwork HasObjective HasObservations HasOperatorSum HasProx
+        HasResolvent HasSmoothPart HasTransport History InfeasibleError instantiate
         Interval LinearDecay LowRankOptError make_rng MissingDependencyError ParameterError
         Parameters Polyak PowerDecay Problem ProblemError ProblemTypeError Progress register_kernels
         register_serializable

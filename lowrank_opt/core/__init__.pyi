@@ -31,13 +31,17 @@ from lowrank_opt.core.protocols import HasBlocks as HasBlocks
 from lowrank_opt.core.protocols import HasCertificate as HasCertificate
 from lowrank_opt.core.protocols import HasEqualityConstraints as HasEqualityConstraints
 from lowrank_opt.core.protocols import HasFiniteSum as HasFiniteSum
+from lowrank_opt.core.protocols import HasFixedPointMap as HasFixedPointMap
 from lowrank_opt.core.protocols import HasGradient as HasGradient
+from lowrank_opt.core.protocols import HasLinearConstraints as HasLinearConstraints
 from lowrank_opt.core.protocols import HasMeasurements as HasMeasurements
 from lowrank_opt.core.protocols import HasMonotoneOperator as HasMonotoneOperator
 from lowrank_opt.core.protocols import HasNetwork as HasNetwork
 from lowrank_opt.core.protocols import HasObjective as HasObjective
 from lowrank_opt.core.protocols import HasObservations as HasObservations
+from lowrank_opt.core.protocols import HasOperatorSum as HasOperatorSum
 from lowrank_opt.core.protocols import HasProx as HasProx
+from lowrank_opt.core.protocols import HasResolvent as HasResolvent
 from lowrank_opt.core.protocols import HasSmoothPart as HasSmoothPart
 from lowrank_opt.core.protocols import HasTransport as HasTransport
 from lowrank_opt.core.registry import register_solvers as register_solvers

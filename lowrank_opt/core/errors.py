@@ -32,7 +32,9 @@ _CAPABILITIES = {
     "HasCertificate": "a certificate of a point",
     "HasEqualityConstraints": "equality constraints",
     "HasFiniteSum": "an objective that is a sum over data",
+    "HasFixedPointMap": "a nonexpansive map",
     "HasGradient": "a gradient",
+    "HasLinearConstraints": "linear constraints and a linear or quadratic objective",
     "HasMeasurements": "linear measurements of a matrix",
     "HasTransport": "masses and costs of a transport problem",
     "HasMonotoneOperator": "a monotone operator",
@@ -40,7 +42,9 @@ _CAPABILITIES = {
     "HasObjective": "an objective",
     "HasObservations": "observed entries of a matrix",
     "HasPrototypes": "prototypes and an affinity of points",
+    "HasOperatorSum": "an operator that is a mean of terms",
     "HasProx": "a proximal operator",
+    "HasResolvent": "a resolvent (a prox or a projection)",
     "HasSmoothPart": "a smooth part with oracles by block",
 }
 

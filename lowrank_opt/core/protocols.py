@@ -17,13 +17,17 @@ __all__ = [
     "HasCertificate",
     "HasEqualityConstraints",
     "HasFiniteSum",
+    "HasFixedPointMap",
     "HasGradient",
+    "HasLinearConstraints",
     "HasMeasurements",
     "HasMonotoneOperator",
     "HasNetwork",
     "HasObjective",
     "HasObservations",
+    "HasOperatorSum",
     "HasProx",
+    "HasResolvent",
     "HasSmoothPart",
     "HasTransport",
 ]
@@ -79,6 +83,59 @@ class HasMonotoneOperator(Protocol):
     """``operator(z, out=None)``: a monotone, Lipschitz operator."""
 
     def operator(self, z: Any, out: Any = None) -> Any: ...
+
+
+@runtime_checkable
+class HasFixedPointMap(Protocol):
+    """``fixed_point_map(z)``: a nonexpansive map, whose fixed points are sought."""
+
+    def fixed_point_map(self, z: Any) -> Any: ...
+
+
+@runtime_checkable
+class HasResolvent(Protocol):
+    """``resolvent(z, step)``: the inverse of I + step G at z, for a maximal monotone G."""
+
+    def resolvent(self, z: Any, step: float) -> Any: ...
+
+
+@runtime_checkable
+class HasOperatorSum(Protocol):
+    """``n_terms``, ``sample_operator`` and ``sample_difference``: an operator that is a mean.
+
+    ``sample_operator(z, index, probabilities)`` is an unbiased estimate of the operator from the
+    terms in `index`, drawn with `probabilities` (``None``: all the same);
+    ``sample_difference(z, w, index, probabilities)`` the same of the difference between two points.
+    """
+
+    n_terms: int
+
+    def sample_operator(self, z: Any, index: Any, probabilities: Any = None) -> Any: ...
+    def sample_difference(self, z: Any, w: Any, index: Any, probabilities: Any = None) -> Any: ...
+
+
+@runtime_checkable
+class HasLinearConstraints(Protocol):
+    """A linear or convex quadratic program, by its data.
+
+    Minimise ``c x + x Q x / 2`` (``Q`` may be ``None``) subject to
+    ``constraint_lower <= A x <= constraint_upper`` and ``lower <= x <= upper``.
+    """
+
+    @property
+    def c(self) -> Any: ...
+    @property
+    def Q(self) -> Any: ...  # noqa: N802
+    @property
+    def A(self) -> Any: ...  # noqa: N802
+    @property
+    def constraint_lower(self) -> Any: ...
+    @property
+    def constraint_upper(self) -> Any: ...
+    @property
+    def lower(self) -> Any: ...
+    @property
+    def upper(self) -> Any: ...
 
 
 @runtime_checkable

@@ -53,6 +53,12 @@ _EXAMPLES = {
         "LipschitzProblem(weights)",
         "lowrank_opt.lipschitz.lipschitz_bound(weights)",
     ),
+    "HasFixedPointMap": ("FixedPointProblem(T, np.zeros(n))", ""),
+    "HasMonotoneOperator": ("MatrixGame(A), or MonotoneInclusion(F, x_start=np.zeros(n))", ""),
+    "HasLinearConstraints": (
+        "LinearProgram(c, A, constraint_lower, constraint_upper, lower, upper)",
+        "lowrank_opt.monotone.linprog(c, A_ub, b_ub)",
+    ),
     "HasSmoothPart": (
         "CompositeProblem(GLMProblem(X, y), L1(alpha))",
         "lowrank_opt.block_coordinate.lasso_path(X, y)",
