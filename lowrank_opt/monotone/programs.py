@@ -241,6 +241,11 @@ def _matrix(name: str, A: Any, n: int) -> Any:
         A = A.copy()
         A.sum_duplicates()
         A.eliminate_zeros()
+    kind = np.int32 if max(A.nnz, *A.shape) < 2**31 else np.int64
+    if A.indices.dtype != kind or A.indptr.dtype != kind:
+        parts = (A.data, A.indices.astype(kind, copy=False), A.indptr.astype(kind, copy=False))
+        A = sp.csr_array(parts, shape=A.shape)
+        A.has_canonical_format = True
     return A
 
 
