@@ -1,0 +1,368 @@
+"""Restarted, reflected Halpern PDHG on a scaled program: state, iterations, checks."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from lowrank_opt.core.state import State
+from lowrank_opt.core.threads import parallel_region
+from lowrank_opt.monotone import kernels_pdhg as kernels
+from lowrank_opt.monotone.pdhg_restart import face_step, hpr_weight, pid_weight, restart_due
+
+if TYPE_CHECKING:
+    from lowrank_opt.monotone.scaling import ScaledProgram
+
+__all__ = ["CHECK", "Measures", "Options", "PDHGState", "Work", "advance", "start"]
+
+CHECK = 64  # iterations between two checks
+PARALLEL_FROM = 100_000  # nonzeros
+
+
+@dataclass(frozen=True)
+class Options:
+    """How to run.
+
+    Parameters
+    ----------
+    reflect : float
+        1: reflected, 0.5: plain Halpern PDHG.
+    weight : {"hpr", "pid", "fixed"}
+        Rule for the weight between primal and dual moves.
+    step : {"restricted", "constant"}
+        Rule for the step.
+    restart : bool
+        Whether to restart at all.
+    n_threads : int
+        Threads of the passes.
+    """
+
+    reflect: float = 1.0
+    weight: str = "hpr"
+    step: str = "restricted"
+    restart: bool = True
+    n_threads: int = 1
+
+
+@dataclass
+class Measures:
+    """Relative residuals of a point, in the user's units.
+
+    Parameters
+    ----------
+    primal, dual, gap : float
+        As in the certificate of a program, without backward errors.
+    primal_objective, dual_objective : float
+        Without offset.
+    """
+
+    primal: float = math.inf
+    dual: float = math.inf
+    gap: float = math.inf
+    primal_objective: float = math.nan
+    dual_objective: float = math.nan
+
+    @property
+    def worst(self) -> float:
+        """The largest relative residual."""
+        values = (self.primal, self.dual, self.gap)
+        return math.nan if any(math.isnan(v) for v in values) else max(values)
+
+
+@dataclass
+class PDHGState(State):
+    """State of a run in scaled units.
+
+    Parameters
+    ----------
+    x_scaled, y_scaled : ndarray
+        The iterate.
+    x_anchor, y_anchor : ndarray
+        Where the epoch began.
+    x_hat, y_hat : ndarray
+        T of the iterate at the last check or restart: the answer so far.
+    inner : int
+        Iterations since the last restart.
+    restarts : int
+        Number of restarts.
+    weight, step, shrink : float
+        Weight of dual against primal moves, step, and how far guards have shrunk it.
+    best_weight, best_quality, error_sum : float
+        Memory of the weight rules.
+    first_error, last_error : float
+        Fixed-point error at the beginning of the epoch and at the last check.
+    measures : Measures
+        Of the last check.
+    best_scaled : tuple of ndarray or None
+        The best point seen, scaled.
+    ray : ndarray or None
+        Verified ray in the user's units.
+    ray_kind : str
+        "farkas", "recession" or empty.
+    outcome : str
+        "", "infeasible", "unbounded".
+    log : list
+        Rows of the iteration log.
+    """
+
+    x_scaled: Any = None
+    y_scaled: Any = None
+    x_anchor: Any = None
+    y_anchor: Any = None
+    x_hat: Any = None
+    y_hat: Any = None
+    inner: int = 0
+    restarts: int = 0
+    weight: float = 1.0
+    step: float = 1.0
+    shrink: float = 1.0
+    best_weight: float = 1.0
+    best_quality: float = math.inf
+    error_sum: float = 0.0
+    first_error: float = math.inf
+    last_error: float = math.inf
+    measures: Measures = field(default_factory=Measures)
+    best_scaled: Any = None
+    ray: Any = None
+    ray_kind: str = ""
+    outcome: str = ""
+    log: list[Any] = field(default_factory=list)
+
+
+class Work:
+    """Buffers and partitions of a run; rebuilt from the program.
+
+    Parameters
+    ----------
+    program : ScaledProgram
+        The program.
+    options : Options
+        How to run.
+    """
+
+    def __init__(self, program: ScaledProgram, options: Options) -> None:
+        m, n = program.shape
+        self.program, self.options = program, options
+        dtype = program.c.dtype
+        self.reflected = np.empty(n, dtype)
+        self.cost = program.c if program.quadratic is None else np.empty(n, dtype)
+        self.activity, self.gradient = np.empty(m, dtype), np.empty(n, dtype)
+        self.out = np.empty(4)
+        self.zero = np.zeros(m, dtype)
+        threads = options.n_threads
+        self.parallel = threads > 1 and program.nnz >= PARALLEL_FROM
+        self.column_borders = borders(program.columns.ptr, threads)
+        self.row_borders = borders(program.rows.ptr, threads)
+        self.safe_step = 0.998 / program.norm if program.norm > 0 else 1.0
+        self.reflect = options.reflect
+        if program.quadratic is not None:  # Condat-Vu: T is averaged with constant 2/3
+            self.reflect = min(self.reflect, 0.75)
+
+
+def borders(ptr: Any, parts: int) -> Any:
+    """Return borders of row ranges of equal work: numbers plus rows."""
+    work = ptr.astype(np.int64) + 4 * np.arange(len(ptr))
+    cuts = np.searchsorted(work, np.linspace(0, work[-1], parts + 1))
+    cuts[0], cuts[-1] = 0, len(ptr) - 1
+    return np.ascontiguousarray(np.maximum.accumulate(cuts), np.int64)
+
+
+def start(work: Work, x: Any, y: Any, rng: Any) -> PDHGState:
+    """Return the state at a point in scaled units (clipped to the bounds).
+
+    Parameters
+    ----------
+    work : Work
+        Of the program.
+    x, y : ndarray
+        The point.
+    rng : numpy.random.Generator
+        Of power iterations.
+    """
+    program = work.program
+    x = np.clip(np.nan_to_num(x), program.lower, program.upper).astype(program.c.dtype)
+    y = np.array(y, program.c.dtype)
+    y[(y > 0) & (program.row_lower == -np.inf)] = 0.0
+    y[(y < 0) & (program.row_upper == np.inf)] = 0.0
+    state = PDHGState(
+        x_scaled=x, y_scaled=y, x_anchor=x.copy(), y_anchor=y.copy(), x_hat=x.copy(),
+        y_hat=y.copy(), step=work.safe_step, rng=rng,
+    )  # fmt: skip
+    state.measures = measure(work, state.x_hat, state.y_hat)
+    return state
+
+
+def steps_of(work: Work, state: PDHGState) -> tuple[Any, Any]:
+    """Return the primal and the dual step."""
+    kind = work.program.c.dtype.type
+    tau = 1.0 / (state.weight / state.step + work.program.quadratic_norm)
+    return kind(tau), kind(state.step * state.weight)
+
+
+def advance(work: Work, state: PDHGState, n: int) -> None:
+    """Do `n` iterations, with restarts where they are due.
+
+    Parameters
+    ----------
+    work : Work
+        Of the program.
+    state : PDHGState
+        Changed in place.
+    n : int
+        Iterations.
+    """
+    while n > 0 and not state.outcome:
+        plain = min(n, CHECK - 1 - state.nit % CHECK)
+        if plain and state.inner > 0:
+            _iterate(work, state, plain)
+            state.nit += plain
+            state.inner += plain
+            n -= plain
+            continue
+        error = _kept(work, state)
+        state.nit += 1
+        state.inner += 1
+        n -= 1
+        if state.inner == 1:
+            state.first_error = state.last_error = error
+        if state.nit % CHECK == 0:
+            check(work, state, error)
+
+
+def _iterate(work: Work, state: PDHGState, n: int) -> None:
+    p = work.program
+    kind = p.c.dtype.type
+    tau, sigma = steps_of(work, state)
+    g = kind(work.reflect)
+    if p.quadratic is None:
+        arguments = (
+            *p.columns.parts, *p.rows.parts, p.c, p.lower, p.upper, p.row_lower, p.row_upper,
+            state.x_scaled, state.y_scaled, state.x_anchor, state.y_anchor, work.reflected, tau,
+            sigma, g, state.inner, n,
+        )  # fmt: skip
+        if work.parallel:
+            with parallel_region:
+                kernels.iterate_parallel(*arguments, work.column_borders, work.row_borders)
+        else:
+            kernels.iterate(*arguments)
+        return
+    for k in range(state.inner, state.inner + n):
+        kernels.product(*p.quadratic.parts, state.x_scaled, p.c, work.cost)
+        mix = kind((k + 1.0) / (k + 2.0))
+        m, n_columns = p.shape
+        kernels.x_pass(
+            *p.columns.parts, work.cost, p.lower, p.upper, state.y_scaled, state.x_scaled,
+            state.x_anchor, work.reflected, tau, mix, g, 0, n_columns,
+        )  # fmt: skip
+        kernels.y_pass(
+            *p.rows.parts, p.row_lower, p.row_upper, work.reflected, state.y_scaled,
+            state.y_anchor, sigma, mix, g, 0, m,
+        )  # fmt: skip
+
+
+def _kept(work: Work, state: PDHGState) -> float:
+    """Do one iteration that keeps T of the iterate; return the fixed-point error before it."""
+    p = work.program
+    kind = p.c.dtype.type
+    tau, sigma = steps_of(work, state)
+    mix, g = kind((state.inner + 1.0) / (state.inner + 2.0)), kind(work.reflect)
+    if p.quadratic is not None:
+        kernels.product(*p.quadratic.parts, state.x_scaled, p.c, work.cost)
+    m, n = p.shape
+    kernels.x_pass_kept(
+        *p.columns.parts, work.cost, p.lower, p.upper, state.y_scaled, state.x_scaled,
+        state.x_anchor, work.reflected, state.x_hat, tau, mix, g, work.out, 0, n,
+    )  # fmt: skip
+    dx = work.out[0]
+    kernels.y_pass_kept(
+        *p.rows.parts, p.row_lower, p.row_upper, work.reflected, state.y_scaled, state.y_anchor,
+        state.y_hat, sigma, mix, g, work.out, 0, m,
+    )  # fmt: skip
+    return math.sqrt(state.weight * dx + work.out[0] / state.weight)
+
+
+def _product(work: Work, matrix: Any, x: Any, begin: Any, out: Any, cuts: Any) -> None:
+    if work.parallel:
+        with parallel_region:
+            kernels.product_parallel(*matrix.parts, x, begin, out, cuts)
+    else:
+        kernels.product(*matrix.parts, x, begin, out)
+
+
+def measure(work: Work, x: Any, y: Any) -> Measures:
+    """Return the relative residuals of a scaled point.
+
+    Parameters
+    ----------
+    work : Work
+        Of the program.
+    x, y : ndarray
+        A point within the bounds, multipliers of allowed signs.
+    """
+    p, out = work.program, work.out
+    _product(work, p.rows, x, work.zero, work.activity, work.row_borders)
+    kernels.row_measures(work.activity, y, p.row_lower, p.row_upper, p.row_unit, out)
+    primal, support = math.sqrt(out[0]), float(out[1])
+    begin, half = p.c, 0.0
+    if p.quadratic is not None:
+        kernels.product(*p.quadratic.parts, x, p.c, work.cost)
+        begin = work.cost
+        half = 0.5 * float(x @ (work.cost - p.c))
+    # c + Q x - A'y: the kernel adds, so the multipliers change sign.
+    _product(work, p.columns, -y, begin, work.gradient, work.column_borders)
+    kernels.column_measures(work.gradient, x, p.c, p.lower, p.upper, p.column_unit, out)
+    unit = 1.0 / (p.side * p.cost)
+    objective = (float(out[1]) + half) * unit
+    dual_objective = (support + float(out[2]) - half) * unit
+    gap = abs(objective - dual_objective) / (1.0 + abs(objective) + abs(dual_objective))
+    return Measures(
+        primal / (1.0 + p.side_norm), math.sqrt(out[0]) / (1.0 + p.cost_norm), gap, objective,
+        dual_objective,
+    )  # fmt: skip
+
+
+def check(work: Work, state: PDHGState, error: float) -> None:
+    """Measure the point, remember the best one, restart where it is due."""
+    state.measures = measure(work, state.x_hat, state.y_hat)
+    quality = state.measures.worst
+    state.residual = quality
+    if quality < state.best_residual:
+        state.best_residual = quality
+        state.best_scaled = (state.x_hat.copy(), state.y_hat.copy())
+    if not work.options.restart:
+        state.last_error = error
+        return
+    if state.step > work.safe_step and error > 1.5 * state.first_error:
+        # Off the face, or the face was wrong: less, and from where it was good.
+        state.shrink *= 0.5
+        state.step = max(0.5 * state.step, work.safe_step)
+        back = error > 10.0 * state.first_error
+        restart(work, state, (state.x_anchor, state.y_anchor) if back else None, False)
+    elif restart_due(state, error, work.program.nnz):
+        restart(work, state, None, True)
+    state.last_error = error
+
+
+def restart(work: Work, state: PDHGState, point: Any, tune: bool) -> None:
+    """Begin an epoch at T of the iterate, or at `point`; choose weight and step anew if `tune`."""
+    x, y = (state.x_hat, state.y_hat) if point is None else point
+    options = work.options
+    if tune:
+        dx = float(np.linalg.norm(x - state.x_anchor))
+        dy = float(np.linalg.norm(y - state.y_anchor))
+        m = state.measures
+        if options.weight == "hpr":
+            state.weight = hpr_weight(state, m.worst, dx, dy)
+        elif options.weight == "pid":
+            state.weight = pid_weight(state, m.primal, m.dual, dx, dy)
+        if options.step == "restricted":
+            state.step = face_step(work.program, state, x, y, work.safe_step, state.rng)
+    state.x_anchor[:] = x
+    state.y_anchor[:] = y
+    state.x_scaled[:] = x
+    state.y_scaled[:] = y
+    state.inner = 0
+    state.restarts += 1
