@@ -20,6 +20,7 @@ __all__ = ["CHECK", "Measures", "Options", "PDHGState", "Work", "advance", "star
 
 CHECK = 64  # iterations between two checks
 PARALLEL_FROM = 100_000  # nonzeros
+MAX_NORM_FACTOR = 100.0  # as in the certificate
 
 
 @dataclass(frozen=True)
@@ -54,9 +55,11 @@ class Measures:
     Parameters
     ----------
     primal, dual, gap : float
-        As in the certificate of a program, without backward errors.
+        As in the certificate of a program.
     primal_objective, dual_objective : float
         Without offset.
+    backward_error : float
+        The largest of a single constraint or reduced cost.
     """
 
     primal: float = math.inf
@@ -64,11 +67,12 @@ class Measures:
     gap: float = math.inf
     primal_objective: float = math.nan
     dual_objective: float = math.nan
+    backward_error: float = math.inf
 
     @property
     def worst(self) -> float:
-        """The largest relative residual."""
-        values = (self.primal, self.dual, self.gap)
+        """The largest relative residual; a hundredth of the backward error counts as one."""
+        values = (self.primal, self.dual, self.gap, self.backward_error / MAX_NORM_FACTOR)
         return math.nan if any(math.isnan(v) for v in values) else max(values)
 
 
@@ -149,9 +153,10 @@ class Work:
         dtype = program.c.dtype
         self.reflected = np.empty(n, dtype)
         self.cost = program.c if program.quadratic is None else np.empty(n, dtype)
-        self.activity, self.gradient = np.empty(m, dtype), np.empty(n, dtype)
-        self.out = np.empty(4)
-        self.zero = np.zeros(m, dtype)
+        self.y_move = np.empty(m, dtype)
+        self.out, self.measured = np.empty(4), np.empty(5)
+        self.face = np.empty(n, np.bool_), np.empty(m, np.bool_)
+        self.spare = np.empty(m)
         threads = options.n_threads
         self.parallel = threads > 1 and program.nnz >= PARALLEL_FROM
         self.column_borders = borders(program.columns.ptr, threads)
@@ -202,7 +207,7 @@ def steps_of(work: Work, state: PDHGState) -> tuple[Any, Any]:
     return kind(tau), kind(state.step * state.weight)
 
 
-def advance(work: Work, state: PDHGState, n: int) -> None:
+def advance(work: Work, state: PDHGState, n: int, tol: float = 0.0) -> None:
     """Do `n` iterations, with restarts where they are due.
 
     Parameters
@@ -213,83 +218,51 @@ def advance(work: Work, state: PDHGState, n: int) -> None:
         Changed in place.
     n : int
         Iterations.
+    tol : float, default=0.0
+        Stop at a check whose residual is at most this.
     """
     while n > 0 and not state.outcome:
-        plain = min(n, CHECK - 1 - state.nit % CHECK)
-        if plain and state.inner > 0:
-            _iterate(work, state, plain)
-            state.nit += plain
-            state.inner += plain
-            n -= plain
-            continue
-        error = _kept(work, state)
-        state.nit += 1
-        state.inner += 1
-        n -= 1
-        if state.inner == 1:
-            state.first_error = state.last_error = error
-        if state.nit % CHECK == 0:
-            check(work, state, error)
+        until = CHECK - state.nit % CHECK
+        count = min(n, until)
+        first, last = state.inner == 0, count == until
+        _iterate(work, state, count, first, last)
+        state.nit += count
+        state.inner += count
+        n -= count
+        if first:
+            state.first_error = _error(state, work.out[0], work.out[1])
+            state.last_error = state.first_error
+        if last:
+            check(work, state, _error(state, work.out[2], work.out[3]))
+            if state.residual <= tol:
+                break
 
 
-def _iterate(work: Work, state: PDHGState, n: int) -> None:
+def _error(state: PDHGState, primal: float, dual: float) -> float:
+    """Return the fixed-point error from squared moves; without the cross term, see `face_step`."""
+    return math.sqrt(state.weight * float(primal) + float(dual) / state.weight)
+
+
+def _iterate(work: Work, state: PDHGState, n: int, first: bool, last: bool) -> None:
     p = work.program
-    kind = p.c.dtype.type
     tau, sigma = steps_of(work, state)
-    g = kind(work.reflect)
-    if p.quadratic is None:
-        arguments = (
-            *p.columns.parts, *p.rows.parts, p.c, p.lower, p.upper, p.row_lower, p.row_upper,
-            state.x_scaled, state.y_scaled, state.x_anchor, state.y_anchor, work.reflected, tau,
-            sigma, g, state.inner, n,
-        )  # fmt: skip
-        if work.parallel:
-            with parallel_region:
-                kernels.iterate_parallel(*arguments, work.column_borders, work.row_borders)
-        else:
-            kernels.iterate(*arguments)
-        return
-    for k in range(state.inner, state.inner + n):
-        kernels.product(*p.quadratic.parts, state.x_scaled, p.c, work.cost)
-        mix = kind((k + 1.0) / (k + 2.0))
-        m, n_columns = p.shape
-        kernels.x_pass(
-            *p.columns.parts, work.cost, p.lower, p.upper, state.y_scaled, state.x_scaled,
-            state.x_anchor, work.reflected, tau, mix, g, 0, n_columns,
-        )  # fmt: skip
-        kernels.y_pass(
-            *p.rows.parts, p.row_lower, p.row_upper, work.reflected, state.y_scaled,
-            state.y_anchor, sigma, mix, g, 0, m,
-        )  # fmt: skip
-
-
-def _kept(work: Work, state: PDHGState) -> float:
-    """Do one iteration that keeps T of the iterate; return the fixed-point error before it."""
-    p = work.program
-    kind = p.c.dtype.type
-    tau, sigma = steps_of(work, state)
-    mix, g = kind((state.inner + 1.0) / (state.inner + 2.0)), kind(work.reflect)
+    data = (*p.columns.parts, *p.rows.parts)
+    bounds = (p.lower, p.upper, p.row_lower, p.row_upper)
+    rest = (
+        state.x_scaled, state.y_scaled, state.x_anchor, state.y_anchor, work.reflected,
+        state.x_hat, state.y_hat, work.y_move, tau, sigma, p.c.dtype.type(work.reflect),
+        state.inner, n, first, last, work.out,
+    )  # fmt: skip
     if p.quadratic is not None:
-        kernels.product(*p.quadratic.parts, state.x_scaled, p.c, work.cost)
-    m, n = p.shape
-    kernels.x_pass_kept(
-        *p.columns.parts, work.cost, p.lower, p.upper, state.y_scaled, state.x_scaled,
-        state.x_anchor, work.reflected, state.x_hat, tau, mix, g, work.out, 0, n,
-    )  # fmt: skip
-    dx = work.out[0]
-    kernels.y_pass_kept(
-        *p.rows.parts, p.row_lower, p.row_upper, work.reflected, state.y_scaled, state.y_anchor,
-        state.y_hat, sigma, mix, g, work.out, 0, m,
-    )  # fmt: skip
-    return math.sqrt(state.weight * dx + work.out[0] / state.weight)
-
-
-def _product(work: Work, matrix: Any, x: Any, begin: Any, out: Any, cuts: Any) -> None:
-    if work.parallel:
+        quadratic = (*p.quadratic.parts, p.c)
+        kernels.iterate_quadratic(*data, *quadratic, work.cost, *bounds, *rest)
+    elif work.parallel:
         with parallel_region:
-            kernels.product_parallel(*matrix.parts, x, begin, out, cuts)
+            kernels.iterate_parallel(
+                *data, p.c, *bounds, *rest, work.column_borders, work.row_borders
+            )
     else:
-        kernels.product(*matrix.parts, x, begin, out)
+        kernels.iterate(*data, p.c, *bounds, *rest)
 
 
 def measure(work: Work, x: Any, y: Any) -> Measures:
@@ -302,25 +275,26 @@ def measure(work: Work, x: Any, y: Any) -> Measures:
     x, y : ndarray
         A point within the bounds, multipliers of allowed signs.
     """
-    p, out = work.program, work.out
-    _product(work, p.rows, x, work.zero, work.activity, work.row_borders)
-    kernels.row_measures(work.activity, y, p.row_lower, p.row_upper, p.row_unit, out)
-    primal, support = math.sqrt(out[0]), float(out[1])
-    begin, half = p.c, 0.0
+    p, out, size = work.program, work.measured, work.program.cost_size
+    kernels.measure_rows(
+        *p.rows.parts, x, y, p.row_lower, p.row_upper, p.row_unit, p.side_size, out
+    )
+    primal, primal_error, support = math.sqrt(out[0]), float(out[1]), float(out[2])
+    cost = p.c
     if p.quadratic is not None:
-        kernels.product(*p.quadratic.parts, x, p.c, work.cost)
-        begin = work.cost
-        half = 0.5 * float(x @ (work.cost - p.c))
-    # c + Q x - A'y: the kernel adds, so the multipliers change sign.
-    _product(work, p.columns, -y, begin, work.gradient, work.column_borders)
-    kernels.column_measures(work.gradient, x, p.c, p.lower, p.upper, p.column_unit, out)
-    unit = 1.0 / (p.side * p.cost)
-    objective = (float(out[1]) + half) * unit
+        cost = work.cost
+        kernels.product(*p.quadratic.parts, x, p.c, cost)
+        size = size + p.curvature_size(x)
+    kernels.measure_columns(
+        *p.columns.parts, cost, y, x, p.c, p.lower, p.upper, p.column_unit, size, out
+    )
+    unit, half = 1.0 / (p.side * p.cost), 0.5 * float(out[4])
+    objective = (float(out[3]) + half) * unit
     dual_objective = (support + float(out[2]) - half) * unit
     gap = abs(objective - dual_objective) / (1.0 + abs(objective) + abs(dual_objective))
     return Measures(
         primal / (1.0 + p.side_norm), math.sqrt(out[0]) / (1.0 + p.cost_norm), gap, objective,
-        dual_objective,
+        dual_objective, max(primal_error, float(out[1])),
     )  # fmt: skip
 
 
@@ -359,7 +333,7 @@ def restart(work: Work, state: PDHGState, point: Any, tune: bool) -> None:
         elif options.weight == "pid":
             state.weight = pid_weight(state, m.primal, m.dual, dx, dy)
         if options.step == "restricted":
-            state.step = face_step(work.program, state, x, y, work.safe_step, state.rng)
+            state.step = face_step(work, state, x, y)
     state.x_anchor[:] = x
     state.y_anchor[:] = y
     state.x_scaled[:] = x

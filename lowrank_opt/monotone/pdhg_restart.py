@@ -3,20 +3,15 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-import numpy as np
-
-from lowrank_opt.monotone.kernels_pdhg import product
-
-if TYPE_CHECKING:
-    from lowrank_opt.monotone.scaling import ScaledProgram
+from lowrank_opt.monotone.kernels_pdhg import face_norm, mark_face
 
 __all__ = ["face_step", "hpr_weight", "pid_weight", "restart_due"]
 
 SUFFICIENT, NECESSARY = 0.2, 0.6  # drops of the fixed-point error
 LONG, LONG_OF_LARGE, LARGE = 0.2, 0.36, 100_000  # share of all iterations, nonzeros
-FACE_STEPS, FACE_TOLERANCE = 15, 0.02
+FACE_STEPS = 15
 FACE_SAFETY, FACE_LIMIT = 0.9, 30.0
 FORGET = 0.05  # of the best weight
 
@@ -81,9 +76,7 @@ def pid_weight(state: Any, primal: float, dual: float, dx: float, dy: float) -> 
     return float(state.weight * math.exp(0.99 * error + 0.01 * state.error_sum))
 
 
-def face_step(
-    program: ScaledProgram, state: Any, x_hat: Any, y_hat: Any, safe: float, rng: Any
-) -> float:
+def face_step(work: Any, state: Any, x_hat: Any, y_hat: Any) -> float:
     """Return a step for the face on which the iterates move.
 
     The norm of the constraints between the columns that move or are off their bounds and the rows
@@ -91,36 +84,21 @@ def face_step(
 
     Parameters
     ----------
-    program : ScaledProgram
-        The program.
+    work : Work
+        Of the program.
     state : PDHGState
-        Has the anchor and how far the step has been shrunk.
+        Has the anchor, how far the step has been shrunk, and the source of randomness.
     x_hat, y_hat : ndarray
         The point of restart.
-    safe : float
-        The step that is always allowed.
-    rng : numpy.random.Generator
-        Of the start of the power iteration.
     """
-    free = (x_hat != state.x_anchor) | ((x_hat > program.lower) & (x_hat < program.upper))
-    tight = (program.row_lower == program.row_upper) | (y_hat != 0)
-    m, n = program.shape
-    v = np.where(tight, rng.standard_normal(m), 0.0)
-    zero_m, zero_n, u = np.zeros(m), np.zeros(n), np.empty(n)
-    estimate = 0.0
-    for _ in range(FACE_STEPS):
-        size = float(np.linalg.norm(v))
-        if size == 0.0:
-            break
-        v /= size
-        product(*program.columns.parts, v, zero_n, u)
-        u *= free
-        product(*program.rows.parts, u, zero_m, v)
-        v *= tight
-        before, estimate = estimate, float(np.linalg.norm(v))
-        if abs(estimate - before) <= FACE_TOLERANCE * estimate:
-            break
-    if estimate <= 0.0:
-        return safe
-    step = state.shrink * FACE_SAFETY / math.sqrt(estimate)
+    p, safe = work.program, work.safe_step
+    columns, rows = work.face
+    mark_face(
+        x_hat, state.x_anchor, p.lower, p.upper, y_hat, p.row_lower, p.row_upper, columns, rows
+    )
+    v = state.rng.standard_normal(len(rows))
+    norm = face_norm(*p.columns.parts, columns, rows, v, work.spare, FACE_STEPS)
+    if not norm > 0.0:
+        return float(safe)
+    step = state.shrink * FACE_SAFETY / norm
     return float(min(max(step, safe), FACE_LIMIT * safe))

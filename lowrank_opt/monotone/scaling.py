@@ -80,6 +80,10 @@ class ScaledProgram:
         Norms of right-hand sides and costs in the user's units.
     row_unit, column_unit : ndarray
         What a scaled residual is multiplied with to have the user's units.
+    side_size, cost_size : ndarray
+        Sizes of right-hand sides and costs in the user's units.
+    absolute_quadratic : csr_array or None
+        Absolute values of the quadratic term in the user's units.
     """
 
     rows: Compressed
@@ -100,6 +104,9 @@ class ScaledProgram:
     cost_norm: float
     row_unit: NDArray[Any]
     column_unit: NDArray[Any]
+    side_size: NDArray[Any]
+    cost_size: NDArray[Any]
+    absolute_quadratic: Any = None
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -114,6 +121,10 @@ class ScaledProgram:
     def to_user(self, x: Any, y: Any) -> tuple[NDArray[Any], NDArray[Any]]:
         """Return a scaled point in the user's units."""
         return self.column * x / self.side, self.row * y / self.cost
+
+    def curvature_size(self, x: Any) -> Any:
+        """Return ``|Q| |x|`` in the user's units at a scaled point."""
+        return self.absolute_quadratic @ np.abs(self.column * x / self.side)
 
     def from_user(self, x: Any, y: Any) -> tuple[NDArray[Any], NDArray[Any]]:
         """Return a point of the user in scaled units."""
@@ -187,12 +198,14 @@ def scale_program(
     quadratic_norm = 0.0
     if quadratic is not None:
         quadratic_norm = 1.05 * math.sqrt(operator_norm(quadratic, quadratic, rng, root=False))
+    side_size = _sizes(program.constraint_lower, program.constraint_upper)
     return ScaledProgram(
         rows=by_rows, columns=by_columns, quadratic=quadratic, c=c * cost,
         lower=lower * side, upper=upper * side, row_lower=row_lower * side,
         row_upper=row_upper * side, row=row, column=column, side=float(side), cost=float(cost),
         norm=float(norm), quadratic_norm=quadratic_norm,
-        side_norm=float(np.linalg.norm(_sizes(program.constraint_lower, program.constraint_upper))),
+        side_norm=float(np.linalg.norm(side_size)), side_size=side_size,
+        cost_size=np.abs(program.c), absolute_quadratic=None if Q is None else abs(Q),
         cost_norm=float(np.linalg.norm(program.c)), row_unit=1.0 / (row * side),
         column_unit=1.0 / (column * cost),
     )  # fmt: skip
