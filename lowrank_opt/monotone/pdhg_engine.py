@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -102,6 +102,8 @@ class PDHGState(State):
         Of the last check.
     best_scaled : tuple of ndarray or None
         The best point seen, scaled.
+    best_nit : int
+        When that was.
     ray : ndarray or None
         Verified ray in the user's units.
     ray_kind : str
@@ -130,6 +132,7 @@ class PDHGState(State):
     last_error: float = math.inf
     measures: Measures = field(default_factory=Measures)
     best_scaled: Any = None
+    best_nit: int = 0
     ray: Any = None
     ray_kind: str = ""
     outcome: str = ""
@@ -197,7 +200,27 @@ def start(work: Work, x: Any, y: Any, rng: Any) -> PDHGState:
         y_hat=y.copy(), step=work.safe_step, rng=rng,
     )  # fmt: skip
     state.measures = measure(work, state.x_hat, state.y_hat)
+    state.residual = state.best_residual = state.measures.worst
+    state.best_scaled = (x.copy(), y.copy())
     return state
+
+
+def mapped(work: Work, state: PDHGState) -> tuple[Any, Any]:
+    """Return T of the iterate, scaled; the state is not changed.
+
+    Parameters
+    ----------
+    work : Work
+        Of the program.
+    state : PDHGState
+        Any state.
+    """
+    spare = replace(
+        state, x_scaled=state.x_scaled.copy(), y_scaled=state.y_scaled.copy(),
+        x_hat=state.x_hat.copy(), y_hat=state.y_hat.copy(),
+    )  # fmt: skip
+    _iterate(work, spare, 1, False, True)
+    return spare.x_hat, spare.y_hat
 
 
 def steps_of(work: Work, state: PDHGState) -> tuple[Any, Any]:
@@ -306,6 +329,7 @@ def check(work: Work, state: PDHGState, error: float) -> None:
     if quality < state.best_residual:
         state.best_residual = quality
         state.best_scaled = (state.x_hat.copy(), state.y_hat.copy())
+        state.best_nit = state.nit
     if not work.options.restart:
         state.last_error = error
         return

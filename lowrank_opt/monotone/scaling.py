@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,7 +15,15 @@ from lowrank_opt.monotone.kernels_scaling import divide_by_roots, row_sizes, sca
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["Compressed", "ScaledProgram", "compressed", "operator_norm", "scale_program"]
+__all__ = [
+    "Compressed",
+    "ScaledProgram",
+    "compressed",
+    "operator_norm",
+    "plain_program",
+    "scale_program",
+    "single_precision",
+]
 
 _POWER_STEPS = 40
 
@@ -209,6 +217,46 @@ def scale_program(
         cost_norm=float(np.linalg.norm(program.c)), row_unit=1.0 / (row * side),
         column_unit=1.0 / (column * cost),
     )  # fmt: skip
+
+
+def plain_program(program: Any) -> ScaledProgram:
+    """Return a program in its own units, without norms: for measuring only.
+
+    Parameters
+    ----------
+    program : LinearProgram or QuadraticProgram
+        The program.
+    """
+    A, Q = program.A, program.Q
+    m, n = A.shape
+    side_size = _sizes(program.constraint_lower, program.constraint_upper)
+    return ScaledProgram(
+        rows=compressed(A), columns=compressed(A.T.tocsr()),
+        quadratic=None if Q is None else compressed(Q), c=program.c, lower=program.lower,
+        upper=program.upper, row_lower=program.constraint_lower,
+        row_upper=program.constraint_upper, row=np.ones(m), column=np.ones(n), side=1.0, cost=1.0,
+        norm=0.0, quadratic_norm=0.0, side_norm=float(np.linalg.norm(side_size)),
+        cost_norm=float(np.linalg.norm(program.c)), row_unit=np.ones(m), column_unit=np.ones(n),
+        side_size=side_size, cost_size=np.abs(program.c),
+        absolute_quadratic=None if Q is None else abs(Q),
+    )  # fmt: skip
+
+
+def single_precision(program: ScaledProgram) -> ScaledProgram:
+    """Return the program in float32.
+
+    Parameters
+    ----------
+    program : ScaledProgram
+        In float64.
+    """
+    names = ("c", "lower", "upper", "row_lower", "row_upper")
+    data = {name: getattr(program, name).astype(np.float32) for name in names}
+    for name in ("rows", "columns", "quadratic"):
+        part = getattr(program, name)
+        if part is not None:
+            data[name] = Compressed(part.ptr, part.idx, part.val.astype(np.float32))
+    return replace(program, **data)
 
 
 def operator_norm(

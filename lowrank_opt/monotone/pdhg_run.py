@@ -1,0 +1,419 @@
+"""A run of Halpern PDHG: presolve, iterations, finish, proofs, and the way back."""
+
+from __future__ import annotations
+
+import importlib
+import logging
+from dataclasses import dataclass
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from lowrank_opt.monotone import pdhg_engine as engine
+from lowrank_opt.monotone import rays
+from lowrank_opt.monotone.face_finish import finish
+from lowrank_opt.monotone.points import PrimalDual
+from lowrank_opt.monotone.scaling import plain_program, scale_program, single_precision
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    Values = NDArray[np.float64]
+
+__all__ = ["advance", "begin", "best_point"]
+
+logger = logging.getLogger("lowrank_opt")
+
+# The finish: below this residual; again when the residual has fallen, or iterations have grown,
+# by these factors; at most this share of the work.
+TRY_BELOW, TRY_DROP, TRY_GROWTH, TRY_SHARE = 2e-2, 2.0, 1.25, 0.2
+# Work of a try in products of the face's matrix (a factorisation with little fill).
+TRY_PRODUCTS = 100.0
+SINGLE_TOL = 2e-5  # of the phase in float32
+RAYS_EVERY = 8  # checks
+
+
+@dataclass
+class Cache:
+    """What a run can rebuild from the problem: copies of data and work space.
+
+    Parameters
+    ----------
+    presolved : Presolved or None
+        The simplified program, if there is one.
+    program : object
+        The program that the iterations solve: given or presolved.
+    work : Work
+        Its scaled copy with work space.
+    plain : Work or None
+        The given program as it is, for measuring.
+    """
+
+    presolved: Any
+    program: Any
+    work: engine.Work
+    plain: Any = None
+
+
+def begin(solver: Any, problem: Any, state: Any, x0: Any) -> None:
+    """Fill the first state.
+
+    Parameters
+    ----------
+    solver : HalpernPDHG
+        The parameters.
+    problem : LinearProgram or QuadraticProgram
+        The program.
+    state : HalpernPDHGState
+        To be filled.
+    x0 : PrimalDual, array or None
+        The start.
+    """
+    m, n = problem.A.shape
+    x, y = (np.zeros(n), np.zeros(m)) if x0 is None else problem.pair(x0)
+    with np.errstate(invalid="ignore"):
+        x = np.clip(x, problem.lower, np.maximum(problem.lower, problem.upper))
+    y = allowed(problem, y)
+    state.best = PrimalDual(x, y)
+    if problem.conflicts:
+        state.outcome, state.message = "infeasible", _sentence(problem.conflicts)
+        return
+    trivial = rays.trivial(problem, x)
+    if trivial is not None:
+        state.outcome, state.ray, state.message = trivial.outcome, trivial.ray, trivial.message
+        if trivial.point is not None:
+            state.best, state.phase = PrimalDual(trivial.point, np.zeros(m)), "closed"
+            state.best_residual = state.residual = _measured(solver, problem, state, *state.best)
+        return
+    if x0 is not None:
+        state.best_residual = state.residual = _measured(solver, problem, state, x, y)
+        if state.residual <= solver.tol:
+            return
+    cache = _cache(solver, problem, state, fresh=True)
+    if cache is None:
+        return
+    if cache.presolved is not None:
+        x, y = cache.presolved.restrict(x, y)
+    _start(solver, state, cache, x, y)
+    _note(solver, problem, state, cache)
+
+
+def allowed(problem: Any, y: Values) -> Values:
+    """Return multipliers without parts of a sign that no constraint allows."""
+    wrong = ((y > 0) & (problem.constraint_lower == -np.inf)) | (
+        (y < 0) & (problem.constraint_upper == np.inf)
+    )
+    return np.where(wrong, 0.0, y)
+
+
+def _sentence(text: str) -> str:
+    return text[:1].upper() + text[1:]
+
+
+def _start(solver: Any, state: Any, cache: Cache, x: Values, y: Values) -> None:
+    rng = np.random.default_rng([state.seed, 1])
+    state.engine = engine.start(cache.work, *cache.work.program.from_user(x, y), rng)
+    state.tried_nit, state.tried_residual = state.nit, np.inf
+
+
+def _cache(solver: Any, problem: Any, state: Any, fresh: bool = False) -> Cache | None:
+    """Return the run's copies of the data, building them when they are not there.
+
+    ``None`` when presolve has answered; the state then has the answer.
+    """
+    if isinstance(state.cache, Cache):
+        return state.cache
+    presolved, program = None, problem
+    if fresh:
+        state.phase = "original"
+    if problem.Q is None and solver.presolve and (fresh or state.phase == "presolved"):
+        found = _presolve(problem)
+        if found.status == "reduced":
+            presolved, program, state.phase = found, found.problem, "presolved"
+        elif found.status in ("infeasible", "unbounded") and _proved(
+            problem, state, found.status, found.ray
+        ):
+            state.message = "Found by presolve"
+            return None
+        elif found.status == "solved":
+            x, y = found.postsolve(np.zeros(0), np.zeros(0))
+            residual = _measured(solver, problem, state, x, y)
+            if residual <= solver.tol:
+                state.best, state.phase = PrimalDual(x, allowed(problem, y)), "closed"
+                state.best_residual = state.residual = residual
+                return None
+    if fresh and solver.first_phase is not None:
+        state.single = True
+    scaled = scale_program(
+        program, ruiz_sweeps=solver.ruiz_sweeps, pock_chambolle=solver.pock_chambolle,
+        rescale=solver.rescale, rng=np.random.default_rng([state.seed, 0]),
+    )  # fmt: skip
+    options = engine.Options(
+        reflect=solver.reflect, weight=solver.weight, step=solver.step_size,
+        restart=solver.restart is not None, n_threads=_threads(solver, scaled.nnz),
+    )  # fmt: skip
+    data = single_precision(scaled) if state.single else scaled
+    state.cache = Cache(presolved, program, engine.Work(data, options))
+    return state.cache
+
+
+def _presolve(problem: Any) -> Any:
+    try:
+        module = importlib.import_module("lowrank_opt.monotone.presolve")
+    except ModuleNotFoundError:
+        return SimpleNamespace(status="unchanged")
+    return module.presolve(problem)
+
+
+def _threads(solver: Any, nnz: int) -> int:
+    if nnz < engine.PARALLEL_FROM or solver.n_threads in (None, 1):
+        return 1
+    import numba
+
+    return int(numba.get_num_threads())
+
+
+def _proved(problem: Any, state: Any, outcome: str, ray: Any) -> bool:
+    """Keep a ray if it is a proof on the given program."""
+    if ray is None:
+        return False
+    grade = problem.farkas(ray) if outcome == "infeasible" else problem.recession(ray)
+    if not grade.proved:
+        return False
+    state.outcome, state.ray = outcome, np.array(ray, np.float64)
+    return True
+
+
+def _measured(solver: Any, problem: Any, state: Any, x: Values, y: Values) -> float:
+    """Return the residual of a point of the given program, in its own units."""
+    cache = state.cache if isinstance(state.cache, Cache) else None
+    plain = None if cache is None else cache.plain
+    if plain is None:
+        plain = engine.Work(plain_program(problem), engine.Options())
+        if cache is not None:
+            cache.plain = plain
+    return engine.measure(plain, x, y).worst
+
+
+def advance(solver: Any, problem: Any, state: Any, n: int) -> None:
+    """Do up to `n` iterations, with all that is due at checks.
+
+    Parameters
+    ----------
+    solver : HalpernPDHG
+        The parameters.
+    problem : LinearProgram or QuadraticProgram
+        The program.
+    state : HalpernPDHGState
+        Changed in place.
+    n : int
+        Iterations.
+    """
+    cache = _cache(solver, problem, state)
+    if state.engine is None:  # nothing to iterate: the start was measured only
+        x, y = state.best
+        if cache is None:
+            return
+        if cache.presolved is not None:
+            x, y = cache.presolved.restrict(x, y)
+        _start(solver, state, cache, x, y)
+    while n > 0 and not state.outcome and not state.residual <= solver.tol:
+        run = state.engine
+        count = min(n, engine.CHECK - run.nit % engine.CHECK)
+        engine.advance(cache.work, run, count)
+        state.nit += count
+        state.count(iterations=count)
+        n -= count
+        if run.nit % engine.CHECK == 0:
+            cache = _check(solver, problem, state, cache)
+
+
+def _check(solver: Any, problem: Any, state: Any, cache: Cache) -> Cache:
+    run = state.engine
+    _note(solver, problem, state, cache)
+    if run.residual <= solver.tol and not state.single:
+        return _settle(solver, problem, state, cache)
+    if state.single and (run.residual <= max(SINGLE_TOL, solver.tol) or _stuck(run)):
+        x, y = cache.work.program.to_user(*run.best_scaled)
+        return _renew(solver, problem, state, x, y, presolve=cache.presolved is not None)
+    if solver.finish and _try_due(state, cache):
+        found = _try_finish(solver, state, cache)
+        if found is not None:
+            x, y, residual = found
+            run.best_scaled = cache.work.program.from_user(x, y)
+            run.best_residual = run.residual = residual
+            return _settle(solver, problem, state, cache)
+    if solver.infeasibility and (run.nit // engine.CHECK) % RAYS_EVERY == 0:
+        _look_for_rays(problem, state, cache)
+    return cache
+
+
+def _note(solver: Any, problem: Any, state: Any, cache: Cache) -> None:
+    """Take over residual and log after a check."""
+    run = state.engine
+    best = run.best_residual
+    state.residual = run.residual if np.isnan(run.residual) else best
+    if cache.presolved is None and not state.single and best <= state.best_residual:
+        state.best_residual = best
+        x, y = cache.work.program.to_user(*run.best_scaled)
+        state.best = PrimalDual(np.clip(x, problem.lower, problem.upper), y)
+    if solver.log is None:
+        return
+    if state.log and state.nit < state.log[-1][0] + solver.log:
+        return
+    m = run.measures
+    row = (
+        state.nit, m.primal, m.dual, m.gap, m.primal_objective + problem.offset,
+        m.dual_objective + problem.offset, run.weight, run.step, run.restarts,
+    )  # fmt: skip
+    state.log.append(row)
+    logger.debug("HalpernPDHG %s", row)
+
+
+def _stuck(run: Any) -> bool:
+    return bool(run.nit >= 4 * max(run.best_nit, 1000))
+
+
+def _renew(solver: Any, problem: Any, state: Any, x: Values, y: Values, *, presolve: bool) -> Cache:
+    """Go on from a point of the current program in double precision, or of the given one."""
+    weight = state.engine.weight
+    state.cache = None
+    state.single = False
+    state.phase = "presolved" if presolve else "original"
+    cache = _cache(solver, problem, state)
+    assert cache is not None
+    _start(solver, state, cache, x, y)
+    if presolve:
+        state.engine.weight = weight
+    _note(solver, problem, state, cache)
+    return cache
+
+
+def _settle(solver: Any, problem: Any, state: Any, cache: Cache) -> Cache:
+    """The iterations have met the tolerance: make it an answer of the given program, or go on."""
+    run = state.engine
+    x, y = cache.work.program.to_user(*run.best_scaled)
+    if cache.presolved is None:
+        state.best = PrimalDual(np.clip(x, problem.lower, problem.upper), y)
+        state.best_residual = state.residual = run.best_residual
+        return cache
+    point, residual = _back(solver, problem, state, cache, x, y)
+    state.residual = residual
+    if residual <= state.best_residual or residual <= solver.tol:
+        state.best, state.best_residual = point, residual
+    if residual <= solver.tol:
+        return cache
+    logger.debug("HalpernPDHG: after postsolve the residual is %.2e; going on", residual)
+    return _renew(solver, problem, state, *point, presolve=False)
+
+
+def _back(
+    solver: Any, problem: Any, state: Any, cache: Cache, x: Values, y: Values
+) -> tuple[PrimalDual, float]:
+    """Return a point of the presolved program as one of the given program, finished if need be."""
+    x, y = cache.presolved.postsolve(x, y)
+    x = np.clip(x, problem.lower, problem.upper)
+    y = allowed(problem, y)
+    residual = _measured(solver, problem, state, x, y)
+    if residual > solver.tol and solver.finish:
+        for x_new, y_new in _candidates(problem, x, y):
+            found = _measured(solver, problem, state, x_new, y_new)
+            if found < residual:
+                x, y, residual = x_new, y_new, found
+    return PrimalDual(x, y), residual
+
+
+def _candidates(program: Any, x: Values, y: Values) -> list[tuple[Values, Values]]:
+    found = finish(
+        program.A, program.c, program.constraint_lower, program.constraint_upper, program.lower,
+        program.upper, x, y, Q=program.Q,
+    )  # fmt: skip
+    if found is None:
+        return []
+    x_new, y_new = found
+    return [(x_new, y_new), (x_new, y), (x, y_new)]
+
+
+def _try_due(state: Any, cache: Cache) -> bool:
+    run = state.engine
+    if not run.residual < TRY_BELOW or state.tried_work > TRY_SHARE * state.nit:
+        return False
+    return bool(
+        run.residual * TRY_DROP <= state.tried_residual
+        or state.nit >= TRY_GROWTH * max(state.tried_nit, engine.CHECK)
+    )
+
+
+def _try_finish(solver: Any, state: Any, cache: Cache) -> tuple[Values, Values, float] | None:
+    """Try the finish at the last check's point; return what meets the tolerance."""
+    run, work, program = state.engine, cache.work, cache.program
+    state.tried_nit, state.tried_residual = state.nit, run.residual
+    state.tried_work += 0.5 * TRY_PRODUCTS * _face_share(work, run)
+    state.count(finish_tries=1)
+    x, y = work.program.to_user(run.x_hat, run.y_hat)
+    x = np.clip(np.asarray(x, np.float64), program.lower, program.upper)
+    best: tuple[Values, Values, float] | None = None
+    for x_new, y_new in _candidates(program, x, np.asarray(y, np.float64)):
+        residual = engine.measure(work, *work.program.from_user(x_new, y_new)).worst
+        if residual <= solver.tol and (best is None or residual < best[2]):
+            best = x_new, y_new, residual
+    return best
+
+
+def _face_share(work: engine.Work, run: Any) -> float:
+    """Return the part of the columns that the face has."""
+    p = work.program
+    free = np.count_nonzero((run.x_hat > p.lower) & (run.x_hat < p.upper))
+    return float(free + 1) / (len(p.lower) + 1)
+
+
+def _look_for_rays(problem: Any, state: Any, cache: Cache) -> None:
+    for outcome, ray in rays.candidates(cache.work, state.engine):
+        full = ray
+        if cache.presolved is not None:
+            full = _lifted(cache, outcome, ray)
+        if full is not None and _proved(problem, state, outcome, full):
+            return
+
+
+def _lifted(cache: Cache, outcome: str, ray: Values) -> Values | None:
+    """Return a ray of the presolved program as one of the given program."""
+    lift = getattr(cache.presolved, "postsolve_ray", None)
+    return None if lift is None else lift(outcome, ray)
+
+
+def best_point(
+    solver: Any, problem: Any, state: Any, last: bool = False
+) -> tuple[PrimalDual, float]:
+    """Return a copy of the best point in the program's own units, and its residual.
+
+    Parameters
+    ----------
+    solver : HalpernPDHG
+        The parameters.
+    problem : LinearProgram or QuadraticProgram
+        The program.
+    state : HalpernPDHGState
+        Not changed.
+    last : bool, default=False
+        Also look at the iterate of this moment, not only at those of the checks.
+    """
+    best, residual = state.best, state.best_residual
+    run = state.engine
+    if run is not None and not state.residual <= solver.tol and not state.outcome:
+        cache = _cache(solver, problem, state)
+        assert cache is not None
+        points = [run.best_scaled] if cache.presolved is not None or state.single else []
+        if last and run.nit % engine.CHECK:
+            points.append(engine.mapped(cache.work, run))
+        for scaled in points:
+            x, y = cache.work.program.to_user(*scaled)
+            if cache.presolved is not None:
+                point, found = _back(solver, problem, state, cache, x, y)
+            else:
+                point = PrimalDual(np.clip(x, problem.lower, problem.upper), y)
+                found = _measured(solver, problem, state, *point)
+            if found < residual or not np.isfinite(residual):
+                best, residual = point, found
+    return PrimalDual(best.x.copy(), best.y.copy()), float(residual)
