@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +21,7 @@ __all__ = ["CHECK", "Measures", "Options", "PDHGState", "Work", "advance", "star
 
 CHECK = 64  # iterations between two checks
 PARALLEL_FROM = 100_000  # nonzeros
+PROBE = 8  # iterations to try threads, or to do without
 MAX_NORM_FACTOR = 100.0  # as in the certificate
 
 
@@ -104,14 +106,9 @@ class PDHGState(State):
         The best point seen, scaled.
     best_nit : int
         When that was.
-    ray : ndarray or None
-        Verified ray in the user's units.
-    ray_kind : str
-        "farkas", "recession" or empty.
-    outcome : str
-        "", "infeasible", "unbounded".
-    log : list
-        Rows of the iteration log.
+    growing : bool
+        Whether the moves look like those of a program without a solution: the step is then the
+        constant one.
     """
 
     x_scaled: Any = None
@@ -133,10 +130,7 @@ class PDHGState(State):
     measures: Measures = field(default_factory=Measures)
     best_scaled: Any = None
     best_nit: int = 0
-    ray: Any = None
-    ray_kind: str = ""
-    outcome: str = ""
-    log: list[Any] = field(default_factory=list)
+    growing: bool = False
 
 
 class Work:
@@ -161,13 +155,48 @@ class Work:
         self.face = np.empty(n, np.bool_), np.empty(m, np.bool_)
         self.spare = np.empty(m)
         threads = options.n_threads
-        self.parallel = threads > 1 and program.nnz >= PARALLEL_FROM
+        parallel = threads > 1 and program.nnz >= PARALLEL_FROM and program.quadratic is None
+        self.pace = Pace() if parallel else None
         self.column_borders = borders(program.columns.ptr, threads)
         self.row_borders = borders(program.rows.ptr, threads)
         self.safe_step = 0.998 / program.norm if program.norm > 0 else 1.0
         self.reflect = options.reflect
         if program.quadratic is not None:  # Condat-Vu: T is averaged with constant 2/3
             self.reflect = min(self.reflect, 0.75)
+
+
+class Pace:
+    """Whether threads pay, by the clock: both ways give the same bits.
+
+    On a machine that others use, a region of threads can wait for milliseconds.
+    """
+
+    def __init__(self) -> None:
+        self.seconds = [math.inf, math.inf]  # an iteration: serial, parallel
+        self.calls = [0, 0]
+
+    @property
+    def best(self) -> bool:
+        """Whether threads were faster."""
+        return self.seconds[1] < self.seconds[0]
+
+    def probe(self, n: int) -> int:
+        """Return how many of `n` iterations to do in the other way."""
+        if n < 2 * PROBE:
+            return 0
+        other = self.calls[not self.best]
+        due = other < 2 or self.calls[self.best] >= 40 * other
+        return PROBE if due else 0
+
+    def note(self, parallel: bool, n: int, seconds: float) -> None:
+        """Remember how long `n` iterations took."""
+        self.calls[parallel] += 1
+        if self.calls[parallel] == 1 or n < PROBE:  # the first one may have compiled
+            if self.seconds[parallel] == math.inf:
+                self.seconds[parallel] = seconds / n if not parallel else math.inf
+            return
+        new, old = seconds / n, self.seconds[parallel]
+        self.seconds[parallel] = new if old == math.inf else 0.7 * old + 0.3 * new
 
 
 def borders(ptr: Any, parts: int) -> Any:
@@ -244,7 +273,7 @@ def advance(work: Work, state: PDHGState, n: int, tol: float = 0.0) -> None:
     tol : float, default=0.0
         Stop at a check whose residual is at most this.
     """
-    while n > 0 and not state.outcome:
+    while n > 0:
         until = CHECK - state.nit % CHECK
         count = min(n, until)
         first, last = state.inner == 0, count == until
@@ -279,13 +308,27 @@ def _iterate(work: Work, state: PDHGState, n: int, first: bool, last: bool) -> N
     if p.quadratic is not None:
         quadratic = (*p.quadratic.parts, p.c)
         kernels.iterate_quadratic(*data, *quadratic, work.cost, *bounds, *rest)
-    elif work.parallel:
-        with parallel_region:
-            kernels.iterate_parallel(
-                *data, p.c, *bounds, *rest, work.column_borders, work.row_borders
-            )
-    else:
+    elif work.pace is None:
         kernels.iterate(*data, p.c, *bounds, *rest)
+    else:
+        head = work.pace.probe(n)
+        for at, count, parallel in (
+            (0, head, not work.pace.best),
+            (head, n - head, work.pace.best),
+        ):
+            if not count:
+                continue
+            part = (*rest[:11], state.inner + at, count, first and at == 0,
+                    last and at + count == n, work.out)  # fmt: skip
+            began = time.perf_counter()
+            if parallel:
+                with parallel_region:
+                    kernels.iterate_parallel(
+                        *data, p.c, *bounds, *part, work.column_borders, work.row_borders
+                    )
+            else:
+                kernels.iterate(*data, p.c, *bounds, *part)
+            work.pace.note(parallel, count, time.perf_counter() - began)
 
 
 def measure(work: Work, x: Any, y: Any) -> Measures:
@@ -356,7 +399,9 @@ def restart(work: Work, state: PDHGState, point: Any, tune: bool) -> None:
             state.weight = hpr_weight(state, m.worst, dx, dy)
         elif options.weight == "pid":
             state.weight = pid_weight(state, m.primal, m.dual, dx, dy)
-        if options.step == "restricted":
+        if options.step == "restricted" and state.growing:
+            state.step = work.safe_step
+        elif options.step == "restricted":
             state.step = face_step(work, state, x, y)
     state.x_anchor[:] = x
     state.y_anchor[:] = y

@@ -81,11 +81,14 @@ def begin(solver: Any, problem: Any, state: Any, x0: Any) -> None:
         return
     trivial = rays.trivial(problem, x)
     if trivial is not None:
-        state.outcome, state.ray, state.message = trivial.outcome, trivial.ray, trivial.message
+        state.ray, state.message = trivial.ray, trivial.message
         if trivial.point is not None:
             state.best, state.phase = PrimalDual(trivial.point, np.zeros(m)), "closed"
             state.best_residual = state.residual = _measured(solver, problem, state, *state.best)
-        return
+        if trivial.outcome != "perhaps":
+            state.outcome = trivial.outcome
+            return
+        state.phase = "feasible"
     if x0 is not None:
         state.best_residual = state.residual = _measured(solver, problem, state, x, y)
         if state.residual <= solver.tol:
@@ -125,15 +128,14 @@ def _cache(solver: Any, problem: Any, state: Any, fresh: bool = False) -> Cache 
     if isinstance(state.cache, Cache):
         return state.cache
     presolved, program = None, problem
-    if fresh:
-        state.phase = "original"
-    if problem.Q is None and solver.presolve and (fresh or state.phase == "presolved"):
+    wanted = solver.presolve and fresh and state.phase == "original"
+    if state.phase == "feasible":
+        program = _without_costs(problem)
+    if problem.Q is None and (wanted or state.phase == "presolved"):
         found = _presolve(problem)
         if found.status == "reduced":
             presolved, program, state.phase = found, found.problem, "presolved"
-        elif found.status in ("infeasible", "unbounded") and _proved(
-            problem, state, found.status, found.ray
-        ):
+        elif found.status == "infeasible" and _proved(problem, state, "infeasible", found.ray):
             state.message = "Found by presolve"
             return None
         elif found.status == "solved":
@@ -158,6 +160,13 @@ def _cache(solver: Any, problem: Any, state: Any, fresh: bool = False) -> Cache 
     return state.cache
 
 
+def _without_costs(problem: Any) -> Any:
+    """Return the program of finding a feasible point."""
+    names = ("A", "constraint_lower", "constraint_upper", "lower", "upper")
+    parts = {name: getattr(problem, name) for name in names}
+    return SimpleNamespace(c=np.zeros(len(problem.c)), Q=None, offset=0.0, **parts)
+
+
 def _presolve(problem: Any) -> Any:
     try:
         module = importlib.import_module("lowrank_opt.monotone.presolve")
@@ -167,7 +176,7 @@ def _presolve(problem: Any) -> Any:
 
 
 def _threads(solver: Any, nnz: int) -> int:
-    if nnz < engine.PARALLEL_FROM or solver.n_threads in (None, 1):
+    if nnz < engine.PARALLEL_FROM or solver.n_threads == 1:
         return 1
     import numba
 
@@ -181,7 +190,7 @@ def _proved(problem: Any, state: Any, outcome: str, ray: Any) -> bool:
     grade = problem.farkas(ray) if outcome == "infeasible" else problem.recession(ray)
     if not grade.proved:
         return False
-    state.outcome, state.ray = outcome, np.array(ray, np.float64)
+    state.outcome, state.ray, state.message = outcome, np.array(ray, np.float64), ""
     return True
 
 
@@ -231,6 +240,8 @@ def advance(solver: Any, problem: Any, state: Any, n: int) -> None:
 
 def _check(solver: Any, problem: Any, state: Any, cache: Cache) -> Cache:
     run = state.engine
+    if state.phase == "feasible":
+        return _check_feasible(solver, problem, state, cache)
     _note(solver, problem, state, cache)
     if run.residual <= solver.tol and not state.single:
         return _settle(solver, problem, state, cache)
@@ -245,7 +256,22 @@ def _check(solver: Any, problem: Any, state: Any, cache: Cache) -> Cache:
             run.best_residual = run.residual = residual
             return _settle(solver, problem, state, cache)
     if solver.infeasibility and (run.nit // engine.CHECK) % RAYS_EVERY == 0:
-        _look_for_rays(problem, state, cache)
+        return _look_for_rays(solver, problem, state, cache)
+    return cache
+
+
+def _check_feasible(solver: Any, problem: Any, state: Any, cache: Cache) -> Cache:
+    """A direction of descent is known: is there a feasible point, from which it starts?"""
+    run = state.engine
+    if run.measures.primal <= solver.tol:
+        state.outcome = "unbounded"
+        x, y = cache.work.program.to_user(run.x_hat, run.y_hat)
+        state.best = PrimalDual(np.clip(x, problem.lower, problem.upper), np.zeros(len(y)))
+        state.best_residual = state.residual = _measured(solver, problem, state, *state.best)
+    elif (run.nit // engine.CHECK) % RAYS_EVERY == 0:
+        for outcome, ray in rays.candidates(cache.work, run):
+            if outcome == "infeasible" and _proved(problem, state, outcome, ray):
+                break
     return cache
 
 
@@ -368,13 +394,24 @@ def _face_share(work: engine.Work, run: Any) -> float:
     return float(free + 1) / (len(p.lower) + 1)
 
 
-def _look_for_rays(problem: Any, state: Any, cache: Cache) -> None:
-    for outcome, ray in rays.candidates(cache.work, state.engine):
-        full = ray
+def _look_for_rays(solver: Any, problem: Any, state: Any, cache: Cache) -> Cache:
+    run = state.engine
+    for outcome, ray in rays.candidates(cache.work, run):
+        full: Any = ray
         if cache.presolved is not None:
             full = _lifted(cache, outcome, ray)
-        if full is not None and _proved(problem, state, outcome, full):
-            return
+        if full is None or not _proved(problem, state, outcome, full):
+            continue
+        if outcome == "unbounded" and run.measures.primal > solver.tol:
+            # Without a feasible point the program may be infeasible as well.
+            state.outcome, state.phase, state.cache, state.single = "", "feasible", None, False
+            state.message = "A direction of unbounded descent is known, not yet a feasible point"
+            cache_new = _cache(solver, problem, state)
+            assert cache_new is not None
+            _start(solver, state, cache_new, *state.best)
+            return cache_new
+        break
+    return cache
 
 
 def _lifted(cache: Cache, outcome: str, ray: Values) -> Values | None:
@@ -401,7 +438,8 @@ def best_point(
     """
     best, residual = state.best, state.best_residual
     run = state.engine
-    if run is not None and not state.residual <= solver.tol and not state.outcome:
+    unfinished = not state.residual <= solver.tol and not state.outcome
+    if run is not None and unfinished and state.phase != "feasible":
         cache = _cache(solver, problem, state)
         assert cache is not None
         points = [run.best_scaled] if cache.presolved is not None or state.single else []
