@@ -184,11 +184,16 @@ class _Reader:
                     continue
                 if "$" in line:
                     for i, word in enumerate(words):
-                        if word[0] == "$" and i + skip in (2, 4):
+                        if word[0] == "$" and i + skip in (2, 4, 6):
                             words = words[:i]
                             break
             if words:
                 yield number, words
+
+    def words(self, start: int, end: int) -> list[str]:
+        """Return all words, whatever the format."""
+        lines = self.lines[start:end]
+        return [word for line in lines if line[:1] != "*" for word in line.split()]
 
     def number(self, line: int, text: str, finite: bool = False) -> float:
         try:
@@ -235,8 +240,7 @@ class _Reader:
             elif section.startswith("OBJSENSE"):
                 self.read_sense(section, head, words, start, end)
             elif section == "OBJNAME":
-                words += [w for _, ws in self.fields(start, end, 0) for w in ws if w]
-                self.wanted = words[0] if words else ""
+                self.wanted = " ".join(words + self.words(start, end))
             else:
                 self.read_quadratic(section, start, end)
         if "ENDATA" not in seen:
@@ -249,10 +253,7 @@ class _Reader:
     def read_sense(self, section: str, head: int, words: list[str], start: int, end: int) -> None:
         if section == "OBJSENSEMAX":
             words = ["MAX"]
-        for _, more in self.fields(start, end, 0):
-            words = words + [w for w in more if w]
-        # A fixed line cuts MAXIMIZE in two.
-        sense = "".join(words).upper()
+        sense = " ".join(words + self.words(start, end)).upper()
         if sense not in _MAXIMISE + _MINIMISE:
             self.fail(head, f"OBJSENSE is {sense!r}; expected MAX or MIN")
         self.maximize = sense in _MAXIMISE
