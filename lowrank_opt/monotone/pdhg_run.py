@@ -255,20 +255,25 @@ def _check(solver: Any, problem: Any, state: Any, cache: Cache) -> Cache:
             run.best_scaled = cache.work.program.from_user(x, y)
             run.best_residual = run.residual = residual
             return _settle(solver, problem, state, cache)
-    if solver.infeasibility and (run.nit // engine.CHECK) % RAYS_EVERY == 0:
+    if solver.infeasibility and _rays_due(run):
         return _look_for_rays(solver, problem, state, cache)
     return cache
 
 
+def _rays_due(run: Any) -> bool:
+    checks = run.nit // engine.CHECK
+    return checks % RAYS_EVERY == 0 or checks & (checks - 1) == 0
+
+
 def _check_feasible(solver: Any, problem: Any, state: Any, cache: Cache) -> Cache:
-    """A direction of descent is known: is there a feasible point, from which it starts?"""
+    """Look for a feasible point, or a proof of none: a direction of descent is known."""
     run = state.engine
     if run.measures.primal <= solver.tol:
         state.outcome = "unbounded"
         x, y = cache.work.program.to_user(run.x_hat, run.y_hat)
         state.best = PrimalDual(np.clip(x, problem.lower, problem.upper), np.zeros(len(y)))
         state.best_residual = state.residual = _measured(solver, problem, state, *state.best)
-    elif (run.nit // engine.CHECK) % RAYS_EVERY == 0:
+    elif _rays_due(run):
         for outcome, ray in rays.candidates(cache.work, run):
             if outcome == "infeasible" and _proved(problem, state, outcome, ray):
                 break
