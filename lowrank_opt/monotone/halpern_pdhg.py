@@ -268,8 +268,8 @@ class HalpernPDHG(Solver):
         return pdhg_run.best_point(self, problem, state, last=status is not Status.CONVERGED)
 
     def duals(self, problem: Any, state: Any) -> Any:
-        """Return the multipliers of the constraints."""
-        return self.point(problem, state).y
+        """Return the multipliers of the constraints at the best point that was measured."""
+        return state.best.y.copy() if np.isfinite(state.best_residual) else None
 
     def fields(
         self, problem: Any, state: Any, x: Any, certificate: Certificate | None

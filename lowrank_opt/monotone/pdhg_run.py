@@ -46,6 +46,8 @@ class Cache:
         The program that the iterations solve: given or presolved.
     work : Work
         Its scaled copy with work space.
+    double : Work
+        The same in float64.
     plain : Work or None
         The given program as it is, for measuring.
     """
@@ -53,6 +55,7 @@ class Cache:
     presolved: Any
     program: Any
     work: engine.Work
+    double: engine.Work
     plain: Any = None
 
 
@@ -155,8 +158,10 @@ def _cache(solver: Any, problem: Any, state: Any, fresh: bool = False) -> Cache 
         reflect=solver.reflect, weight=solver.weight, step=solver.step_size,
         restart=solver.restart is not None, n_threads=_threads(solver, scaled.nnz),
     )  # fmt: skip
-    data = single_precision(scaled) if state.single else scaled
-    state.cache = Cache(presolved, program, engine.Work(data, options))
+    work = double = engine.Work(scaled, options)
+    if state.single:
+        work = engine.Work(single_precision(scaled), options)
+    state.cache = Cache(presolved, program, work, double)
     return state.cache
 
 
@@ -246,7 +251,7 @@ def _check(solver: Any, problem: Any, state: Any, cache: Cache) -> Cache:
     if run.residual <= solver.tol and not state.single:
         return _settle(solver, problem, state, cache)
     if state.single and (run.residual <= max(SINGLE_TOL, solver.tol) or _stuck(run)):
-        x, y = cache.work.program.to_user(*run.best_scaled)
+        x, y = cache.double.program.to_user(*_doubled(run.best_scaled))
         return _renew(solver, problem, state, x, y, presolve=cache.presolved is not None)
     if solver.finish and _try_due(state, cache):
         found = _try_finish(solver, state, cache)
@@ -284,11 +289,13 @@ def _note(solver: Any, problem: Any, state: Any, cache: Cache) -> None:
     """Take over residual and log after a check."""
     run = state.engine
     best = run.best_residual
-    state.residual = run.residual if np.isnan(run.residual) else best
-    if cache.presolved is None and not state.single and best <= state.best_residual:
+    if state.single and run.best_nit == run.nit:
+        best = engine.measure(cache.double, *_doubled(run.best_scaled)).worst
+    if cache.presolved is None and best < state.best_residual:
         state.best_residual = best
-        x, y = cache.work.program.to_user(*run.best_scaled)
+        x, y = cache.double.program.to_user(*_doubled(run.best_scaled))
         state.best = PrimalDual(np.clip(x, problem.lower, problem.upper), y)
+    state.residual = run.residual if np.isnan(run.residual) else min(best, state.best_residual)
     if solver.log is None:
         return
     if state.log and state.nit < state.log[-1][0] + solver.log:
@@ -300,6 +307,10 @@ def _note(solver: Any, problem: Any, state: Any, cache: Cache) -> None:
     )  # fmt: skip
     state.log.append(row)
     logger.debug("HalpernPDHG %s", row)
+
+
+def _doubled(point: Any) -> Any:
+    return tuple(np.asarray(part, np.float64) for part in point)
 
 
 def _stuck(run: Any) -> bool:
@@ -447,16 +458,16 @@ def best_point(
     if run is not None and unfinished and state.phase != "feasible":
         cache = _cache(solver, problem, state)
         assert cache is not None
-        points = [run.best_scaled] if cache.presolved is not None or state.single else []
+        points = [run.best_scaled] if cache.presolved is not None else []
         if last and run.nit % engine.CHECK:
             points.append(engine.mapped(cache.work, run))
         for scaled in points:
-            x, y = cache.work.program.to_user(*scaled)
+            x, y = cache.double.program.to_user(*_doubled(scaled))
             if cache.presolved is not None:
                 point, found = _back(solver, problem, state, cache, x, y)
             else:
                 point = PrimalDual(np.clip(x, problem.lower, problem.upper), y)
-                found = _measured(solver, problem, state, *point)
+                found = engine.measure(cache.double, *_doubled(scaled)).worst
             if found < residual or not np.isfinite(residual):
                 best, residual = point, found
     return PrimalDual(best.x.copy(), best.y.copy()), float(residual)
