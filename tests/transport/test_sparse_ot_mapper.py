@@ -38,7 +38,10 @@ CONFIGURATIONS = [
     SparseOTMapper(
         "uniform", max_nnz=2, unbalanced="l2", out_of_sample="potentials", **SMALL
     ),
-    SparseOTMapper("uniform", max_nnz=3, axis=0, unbalanced="kl", **SMALL),
+    SparseOTMapper(
+        "uniform", max_nnz=3, axis=0, unbalanced="kl",
+        solver=SparsityConstrainedOT(rounding="columns"), **SMALL,
+    ),
     SparseOTMapper(
         "normal", max_nnz=4, solver=SparsityConstrainedOT(rounding="columns"), **SMALL
     ),
