@@ -11,7 +11,6 @@ import scipy.sparse as sp
 
 from lowrank_opt.core.errors import ParameterError, ProblemError, ProblemTypeError
 from lowrank_opt.core.params import Interval, StrOptions, did_you_mean, validate_parameters
-from lowrank_opt.core.registry import solver_class
 from lowrank_opt.core.serialize import register_serializable
 from lowrank_opt.core.state import Status
 from lowrank_opt.monotone.highs import SOLVERS, solve_with_highs
@@ -234,7 +233,9 @@ def _check_arguments(
             "it out for the relaxation, or use scipy.optimize.milp"
         )
     if solver_params:
-        known = {*solver_class("HalpernPDHG")._signature(), *_SOLVE_KEYWORDS}
+        from lowrank_opt.monotone.halpern_pdhg import HalpernPDHG
+
+        known = {*HalpernPDHG._signature(), *_SOLVE_KEYWORDS}
         for name in solver_params:
             if name not in known:
                 own = {"A_ub", "b_ub", "A_eq", "b_eq", "bounds", "method", "options", "x0"}
@@ -397,7 +398,8 @@ def _solve(
         x0 = result.x if result.x is not None else x0
         if max_time is not None:
             max_time = max(max_time - (time.perf_counter() - start), 0.0)
-    cls: Any = solver_class("HalpernPDHG")
+    from lowrank_opt.monotone.halpern_pdhg import HalpernPDHG
+
     params = {name: v for name, v in solver_params.items() if name not in _SOLVE_KEYWORDS}
     keywords = {name: v for name, v in solver_params.items() if name in _SOLVE_KEYWORDS}
     params |= {"tol": tol, "max_time": max_time}
@@ -405,7 +407,7 @@ def _solve(
         params["max_iter"] = max_iter
     if presolve is not None:
         params.setdefault("presolve", presolve)
-    return cls(**params).solve(problem, x0=x0, **keywords)
+    return HalpernPDHG(**params).solve(problem, x0=x0, **keywords)
 
 
 def _for_highs(problem: LinearProgram) -> bool:
