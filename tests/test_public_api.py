@@ -65,9 +65,11 @@ PUBLIC = {
     """,
     "datasets": """
         data_home DatasetError fetch_maxmin_network fetch_movielens find_data ImageObservations
-        load_digits_network LowRankObservations make_eclipse_network make_gaussian_network
-        make_low_rank_observations make_ratings make_uniform_network NetworkData ObservedEntries
-        psnr Ratings sample_image_observations
+        LinearProgramData load_digits_network LowRankObservations make_basis_pursuit_lp
+        make_eclipse_network make_gaussian_network make_infeasible_lp make_l1_regression_lp
+        make_low_rank_observations make_markov_decision_lp make_multicommodity_lp make_pagerank_lp
+        make_planted_lp make_ratings make_transport_lp make_unbounded_lp make_uniform_network
+        NetworkData ObservedEntries psnr Ratings sample_image_observations
     """,
     "plotting": """
         CertifiedAccuracyDisplay ConvergenceDisplay TransportPlanDisplay

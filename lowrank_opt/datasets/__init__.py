@@ -1,4 +1,4 @@
-"""Data sets: synthetic matrices, photographs with holes, small networks, ratings on request.
+"""Data sets: synthetic matrices and linear programs, photographs with holes, networks, ratings.
 
 Nothing here builds a dense matrix of the size of the problem, and nothing is downloaded unless a
 ``fetch_*`` function is called.
@@ -9,6 +9,18 @@ from __future__ import annotations
 from lowrank_opt.datasets._entries import ObservedEntries
 from lowrank_opt.datasets._home import DatasetError, data_home, find_data
 from lowrank_opt.datasets._images import ImageObservations, psnr, sample_image_observations
+from lowrank_opt.datasets._linear_programs import (
+    LinearProgramData,
+    make_basis_pursuit_lp,
+    make_infeasible_lp,
+    make_l1_regression_lp,
+    make_markov_decision_lp,
+    make_multicommodity_lp,
+    make_pagerank_lp,
+    make_planted_lp,
+    make_transport_lp,
+    make_unbounded_lp,
+)
 from lowrank_opt.datasets._low_rank import LowRankObservations, make_low_rank_observations
 from lowrank_opt.datasets._movielens import fetch_movielens
 from lowrank_opt.datasets._networks import (
@@ -24,6 +36,7 @@ from lowrank_opt.datasets._ratings import Ratings, make_ratings
 __all__ = [
     "DatasetError",
     "ImageObservations",
+    "LinearProgramData",
     "LowRankObservations",
     "NetworkData",
     "ObservedEntries",
@@ -33,10 +46,19 @@ __all__ = [
     "fetch_movielens",
     "find_data",
     "load_digits_network",
+    "make_basis_pursuit_lp",
     "make_eclipse_network",
     "make_gaussian_network",
+    "make_infeasible_lp",
+    "make_l1_regression_lp",
     "make_low_rank_observations",
+    "make_markov_decision_lp",
+    "make_multicommodity_lp",
+    "make_pagerank_lp",
+    "make_planted_lp",
     "make_ratings",
+    "make_transport_lp",
+    "make_unbounded_lp",
     "make_uniform_network",
     "psnr",
     "sample_image_observations",
