@@ -225,10 +225,10 @@ def advance(solver: Any, problem: Any, state: Any, n: int) -> None:
         Iterations.
     """
     cache = _cache(solver, problem, state)
+    if cache is None:
+        return
     if state.engine is None:  # nothing to iterate: the start was measured only
         x, y = state.best
-        if cache is None:
-            return
         if cache.presolved is not None:
             x, y = cache.presolved.restrict(x, y)
         _start(solver, state, cache, x, y)
