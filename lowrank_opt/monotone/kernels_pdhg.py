@@ -12,15 +12,19 @@ import numpy as np
 from numba import njit, prange
 
 __all__ = [
-    "distances",
+    "column_sums",
+    "distance",
     "face_norm",
     "iterate",
     "iterate_parallel",
     "iterate_quadratic",
+    "mark_awake",
     "mark_face",
     "measure_columns",
     "measure_rows",
     "moves",
+    "part_by_columns",
+    "part_by_rows",
     "product",
     "x_pass",
     "x_pass_kept",
@@ -119,26 +123,27 @@ def moves(reflected, hat, move, out, at):
 
 
 @njit(cache=True, nogil=True, error_model="numpy", inline="never")
-def distances(x, x0, y, y0, out):
-    """Write the squared distances of two points."""
-    primal, dual = 0.0, 0.0
-    for j in range(x.size):
-        d = np.float64(x[j]) - np.float64(x0[j])
-        primal += d * d
+def distance(y, y_ref):
+    """Return the largest absolute difference; infinite where something is not a number."""
+    worst = 0.0
     for i in range(y.size):
-        d = np.float64(y[i]) - np.float64(y0[i])
-        dual += d * d
-    out[0], out[1] = primal, dual
+        d = abs(np.float64(y[i]) - np.float64(y_ref[i]))
+        if not d <= worst:
+            if np.isnan(d):
+                return np.inf
+            worst = d
+    return worst
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
 def iterate(cptr, cidx, cval, rptr, ridx, rval, cost, lower, upper, row_lower, row_upper, x, y,
             x_anchor, y_anchor, reflected, x_hat, y_hat, y_move, tau, sigma, g, inner, n, first,
-            last, out):  # fmt: skip
-    """Do `n` iterations after `inner` ones since the last restart.
+            last, out, y_ref, radius):  # fmt: skip
+    """Do `n` iterations after `inner` ones since the last restart; return how many were done.
 
-    `first` and `last` say of which of them to measure the move T(z) - z: out[0:2] and out[2:4]
-    receive the squared norms of its primal and dual part. T(z) is kept then.
+    It ends early when an entry of y is more than `radius` away from `y_ref`. `first` and `last`
+    say of which iterations to measure the move T(z) - z: out[0:2] and out[2:4] receive the squared
+    norms of its primal and dual part. T(z) is kept then.
 
     Cost of an iteration: 4 nnz flops, 24 nnz + 8 (8 n + 6 m) bytes in float64.
     """
@@ -158,12 +163,15 @@ def iterate(cptr, cidx, cval, rptr, ridx, rval, cost, lower, upper, row_lower, r
                    0, x.size)  # fmt: skip
             y_pass(rptr, ridx, rval, row_lower, row_upper, reflected, y, y_anchor, sigma, mix, g,
                    0, y.size)  # fmt: skip
+        if radius < np.inf and k < n - 1 and distance(y, y_ref) > radius:
+            return k + 1
+    return n
 
 
 @njit(cache=True, error_model="numpy", parallel=True)
 def iterate_parallel(cptr, cidx, cval, rptr, ridx, rval, cost, lower, upper, row_lower, row_upper,
                      x, y, x_anchor, y_anchor, reflected, x_hat, y_hat, y_move, tau, sigma, g,
-                     inner, n, first, last, out, columns, rows):  # fmt: skip
+                     inner, n, first, last, out, y_ref, radius, columns, rows):  # fmt: skip
     """`iterate` on ranges of columns and rows (int64 borders), one a thread; the same bits."""
     for k in range(n):
         mix = x.dtype.type((inner + k + 1.0) / (inner + k + 2.0))
@@ -185,6 +193,9 @@ def iterate_parallel(cptr, cidx, cval, rptr, ridx, rval, cost, lower, upper, row
             for t in prange(rows.size - 1):
                 y_pass(rptr, ridx, rval, row_lower, row_upper, reflected, y, y_anchor, sigma, mix,
                        g, rows[t], rows[t + 1])  # fmt: skip
+        if radius < np.inf and k < n - 1 and distance(y, y_ref) > radius:
+            return k + 1
+    return n
 
 
 @njit(cache=True, nogil=True, error_model="numpy", fastmath={"contract"}, inline="never")
@@ -196,7 +207,7 @@ def iterate_quadratic(cptr, cidx, cval, rptr, ridx, rval, qptr, qidx, qval, c, c
         product(qptr, qidx, qval, x, c, cost)
         iterate(cptr, cidx, cval, rptr, ridx, rval, cost, lower, upper, row_lower, row_upper, x,
                 y, x_anchor, y_anchor, reflected, x_hat, y_hat, y_move, tau, sigma, g, inner + k,
-                1, first and k == 0, last and k == n - 1, out)  # fmt: skip
+                1, first and k == 0, last and k == n - 1, out, y, np.inf)  # fmt: skip
 
 
 @njit(cache=True, nogil=True, error_model="numpy", fastmath={"contract"}, inline="never")
@@ -304,3 +315,67 @@ def face_norm(ptr, idx, val, columns, rows, v, w, n):
         norm = np.sqrt(norm)
         estimate = norm
     return np.sqrt(estimate)
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def column_sums(ptr, val, out):
+    """Write the sums of absolute values of the columns (of a matrix by columns)."""
+    for j in range(out.size):
+        s = 0.0
+        for k in range(ptr[j], ptr[j + 1]):
+            s += abs(np.float64(val[k]))
+        out[j] = s
+
+
+@njit(cache=True, nogil=True, error_model="numpy", inline="never")
+def mark_awake(ptr, idx, val, cost, lower, upper, y, x, anchor, sums, radius, rounding, awake):
+    """Mark the columns that may leave 0 while no entry of y moves by more than `radius`.
+
+    The others are at a bound of 0, their anchor too, and their reduced cost keeps its sign. Returns
+    the numbers of marked columns and of their nonzeros.
+    """
+    n_columns, nnz = 0, 0
+    for j in range(x.size):
+        asleep = False
+        if x[j] == 0 and anchor[j] == 0 and (lower[j] == 0 or upper[j] == 0):
+            s, size = np.float64(cost[j]), abs(np.float64(cost[j]))
+            for k in range(ptr[j], ptr[j + 1]):
+                t = np.float64(val[k]) * np.float64(y[idx[k]])
+                s -= t
+                size += abs(t)
+            margin = sums[j] * radius * (1.0 + rounding) + rounding * (size + sums[j] * radius)
+            asleep = (lower[j] == 0 and s > margin) or (upper[j] == 0 and s < -margin)
+        awake[j] = not asleep
+        if not asleep:
+            n_columns += 1
+            nnz += np.int64(ptr[j + 1]) - np.int64(ptr[j])
+    return n_columns, nnz
+
+
+@njit(cache=True, nogil=True, error_model="numpy", inline="never")
+def part_by_columns(ptr, idx, val, keep, new_ptr, new_idx, new_val):
+    """Copy the columns `keep` of a matrix by columns."""
+    at = 0
+    new_ptr[0] = 0
+    for q in range(keep.size):
+        j = keep[q]
+        for k in range(ptr[j], ptr[j + 1]):
+            new_idx[at] = idx[k]
+            new_val[at] = val[k]
+            at += 1
+        new_ptr[q + 1] = at
+
+
+@njit(cache=True, nogil=True, error_model="numpy", inline="never")
+def part_by_rows(ptr, idx, val, place, awake, new_ptr, new_idx, new_val):
+    """Copy the marked columns of a matrix by rows; `place` are their new numbers."""
+    at = 0
+    new_ptr[0] = 0
+    for i in range(ptr.size - 1):
+        for k in range(ptr[i], ptr[i + 1]):
+            j = idx[k]
+            if awake[j]:
+                new_idx[at] = place[j]
+                new_val[at] = val[k]
+                at += 1
+        new_ptr[i + 1] = at

@@ -13,6 +13,7 @@ from lowrank_opt.core.state import State
 from lowrank_opt.core.threads import parallel_region
 from lowrank_opt.monotone import kernels_pdhg as kernels
 from lowrank_opt.monotone.pdhg_restart import face_step, hpr_weight, pid_weight, restart_due
+from lowrank_opt.monotone.pdhg_sleep import Sleepers
 
 if TYPE_CHECKING:
     from lowrank_opt.monotone.scaling import ScaledProgram
@@ -157,6 +158,7 @@ class Work:
         threads = options.n_threads
         parallel = threads > 1 and program.nnz >= PARALLEL_FROM and program.quadratic is None
         self.pace = Pace() if parallel else None
+        self.sleepers = Sleepers(program)
         self.column_borders = borders(program.columns.ptr, threads)
         self.row_borders = borders(program.rows.ptr, threads)
         self.safe_step = 0.998 / program.norm if program.norm > 0 else 1.0
@@ -220,6 +222,7 @@ def start(work: Work, x: Any, y: Any, rng: Any) -> PDHGState:
         Of power iterations.
     """
     program = work.program
+    work.sleepers = Sleepers(program)
     x = np.clip(np.nan_to_num(x), program.lower, program.upper).astype(program.c.dtype)
     y = np.array(y, program.c.dtype)
     y[(y > 0) & (program.row_lower == -np.inf)] = 0.0
@@ -298,37 +301,65 @@ def _error(state: PDHGState, primal: float, dual: float) -> float:
 def _iterate(work: Work, state: PDHGState, n: int, first: bool, last: bool) -> None:
     p = work.program
     tau, sigma = steps_of(work, state)
-    data = (*p.columns.parts, *p.rows.parts)
-    bounds = (p.lower, p.upper, p.row_lower, p.row_upper)
-    rest = (
-        state.x_scaled, state.y_scaled, state.x_anchor, state.y_anchor, work.reflected,
-        state.x_hat, state.y_hat, work.y_move, tau, sigma, p.c.dtype.type(work.reflect),
-        state.inner, n, first, last, work.out,
-    )  # fmt: skip
+    steps = tau, sigma, p.c.dtype.type(work.reflect)
     if p.quadratic is not None:
-        quadratic = (*p.quadratic.parts, p.c)
-        kernels.iterate_quadratic(*data, *quadratic, work.cost, *bounds, *rest)
-    elif work.pace is None:
-        kernels.iterate(*data, p.c, *bounds, *rest)
-    else:
-        head = work.pace.probe(n)
-        for at, count, parallel in (
-            (0, head, not work.pace.best),
-            (head, n - head, work.pace.best),
-        ):
-            if not count:
-                continue
-            part = (*rest[:11], state.inner + at, count, first and at == 0,
-                    last and at + count == n, work.out)  # fmt: skip
-            began = time.perf_counter()
-            if parallel:
-                with parallel_region:
-                    kernels.iterate_parallel(
-                        *data, p.c, *bounds, *part, work.column_borders, work.row_borders
-                    )
-            else:
-                kernels.iterate(*data, p.c, *bounds, *part)
-            work.pace.note(parallel, count, time.perf_counter() - began)
+        kernels.iterate_quadratic(
+            *p.columns.parts, *p.rows.parts, *p.quadratic.parts, p.c, work.cost, p.lower, p.upper,
+            p.row_lower, p.row_upper, state.x_scaled, state.y_scaled, state.x_anchor,
+            state.y_anchor, work.reflected, state.x_hat, state.y_hat, work.y_move, *steps,
+            state.inner, n, first, last, work.out,
+        )  # fmt: skip
+        return
+    at = 0
+    while at < n:
+        part = work.sleepers.choose(state, state.nit + at)
+        flags = state.inner + at, n - at, first and at == 0, last
+        if part is None:
+            at += _pass(
+                work, p, state, (state.x_scaled, state.x_anchor, work.reflected, state.x_hat),
+                steps, flags, state.y_scaled, np.inf,
+            )  # fmt: skip
+            continue
+        part.x[:], part.anchor[:] = state.x_scaled[part.keep], state.x_anchor[part.keep]
+        vectors = part.x, part.anchor, part.reflected, part.hat
+        at += _pass(work, part, state, vectors, steps, flags, part.y_ref, work.sleepers.radius)
+        state.x_scaled[part.keep] = part.x
+        if first or last:
+            work.reflected.fill(0)
+            state.x_hat.fill(0)
+            work.reflected[part.keep], state.x_hat[part.keep] = part.reflected, part.hat
+
+
+def _pass(
+    work: Work, data: Any, state: PDHGState, vectors: Any, steps: Any, flags: Any, y_ref: Any,
+    radius: float,
+) -> int:  # fmt: skip
+    """Iterate on all columns or a part of them; return how many iterations were done."""
+    p = work.program
+    x, x_anchor, reflected, x_hat = vectors
+    inner, n, first, last = flags
+    fixed = (
+        *data.columns.parts, *data.rows.parts, data.c, data.lower, data.upper, p.row_lower,
+        p.row_upper, x, state.y_scaled, x_anchor, state.y_anchor, reflected, x_hat, state.y_hat,
+        work.y_move, *steps,
+    )  # fmt: skip
+    if work.pace is None or data is not p:
+        return int(kernels.iterate(*fixed, inner, n, first, last, work.out, y_ref, radius))
+    head, best = work.pace.probe(n), work.pace.best
+    for at, count, parallel in ((0, head, not best), (head, n - head, best)):
+        if not count:
+            continue
+        part = (inner + at, count, first and at == 0, last and at + count == n, work.out)
+        began = time.perf_counter()
+        if parallel:
+            with parallel_region:
+                kernels.iterate_parallel(
+                    *fixed, *part, y_ref, radius, work.column_borders, work.row_borders
+                )
+        else:
+            kernels.iterate(*fixed, *part, y_ref, radius)
+        work.pace.note(parallel, count, time.perf_counter() - began)
+    return n
 
 
 def measure(work: Work, x: Any, y: Any) -> Measures:

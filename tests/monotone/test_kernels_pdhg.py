@@ -55,9 +55,9 @@ def run_kernel(p, x, y, tau, sigma, g, n, *, first=False, last=False, inner=0, p
         kernels.iterate_quadratic(*data, *quadratic.parts, p.c, np.empty_like(x), *bounds, *rest)
     elif parts:
         cuts = borders(columns.ptr, parts), borders(rows.ptr, parts)
-        kernels.iterate_parallel(*data, p.c, *bounds, *rest, *cuts)
+        kernels.iterate_parallel(*data, p.c, *bounds, *rest, y, np.inf, *cuts)
     else:
-        kernels.iterate(*data, p.c, *bounds, *rest)
+        assert kernels.iterate(*data, p.c, *bounds, *rest, y, np.inf) == n
     return x, y, *hats, move, out
 
 
