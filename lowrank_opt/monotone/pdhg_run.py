@@ -102,7 +102,10 @@ def begin(solver: Any, problem: Any, state: Any, x0: Any) -> None:
     if cache.presolved is not None:
         x, y = cache.presolved.restrict(x, y)
     _start(solver, state, cache, x, y)
-    _note(solver, problem, state, cache)
+    if state.phase == "feasible":
+        _check_feasible(solver, problem, state, cache)
+    else:
+        _note(solver, problem, state, cache)
 
 
 def allowed(problem: Any, y: Values) -> Values:
@@ -425,6 +428,7 @@ def _look_for_rays(solver: Any, problem: Any, state: Any, cache: Cache) -> Cache
             cache_new = _cache(solver, problem, state)
             assert cache_new is not None
             _start(solver, state, cache_new, *state.best)
+            _check_feasible(solver, problem, state, cache_new)
             return cache_new
         break
     return cache

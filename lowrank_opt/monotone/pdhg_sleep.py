@@ -24,7 +24,7 @@ __all__ = ["Part", "Sleepers"]
 
 WORTH = 0.7  # of the nonzeros: more are not worth a copy
 SMALL = 20_000  # nonzeros, below which copies do not pay
-FIRST, FIRST_WAIT, LONGEST_WAIT = 192, 64, 2048  # iterations
+FIRST, FIRST_WAIT, LONGEST_WAIT = 128, 64, 2048  # iterations
 SHORT_LIFE, LONG_LIFE = 96, 384  # iterations of a part
 
 

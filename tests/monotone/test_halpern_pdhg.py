@@ -239,6 +239,9 @@ def test_trivial_programs(presolve):
     free = solver.solve(LinearProgram([0.0, 1.0], [[1.0, 0.0]], [1.0], [1.0], None, None))
     assert free.status is Status.UNBOUNDED
     assert free.x.x[0] == pytest.approx(1.0)
+    start = solver.solve(LinearProgram([-1.0, -1.0], [[1.0, 0.0]], None, [1.0]))
+    assert start.status is Status.UNBOUNDED
+    np.testing.assert_array_equal(start.ray, [0.0, 1.0])
     shut = solver.solve(LinearProgram([0.0, 1.0], [[1.0, 0.0]], [1.0], [1.0], [2.0, -INF], None))
     assert shut.status is Status.INFEASIBLE
 

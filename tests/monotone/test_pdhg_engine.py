@@ -10,10 +10,12 @@ import numpy as np
 import pytest
 import scipy.sparse as sp
 
-from lowrank_opt.monotone import LinearProgram, PrimalDual, QuadraticProgram
+from lowrank_opt.monotone import LinearProgram, PrimalDual, QuadraticProgram, pdhg_sleep
 from lowrank_opt.monotone import pdhg_engine as engine
 from lowrank_opt.monotone.pdhg_restart import hpr_weight, pid_weight, restart_due
 from lowrank_opt.monotone.scaling import scale_program, single_precision
+
+INF = np.inf
 
 
 def planted(seed=0, m=15, n=30):
@@ -250,6 +252,59 @@ def test_quadratic_program_with_a_closed_form():
     assert state.residual <= 1e-10
     x, _ = work.program.to_user(state.x_hat, state.y_hat)
     np.testing.assert_allclose(x, p - a * (a @ p - b) / (a @ a), atol=1e-8)
+
+
+def sparse_answer(seed=0, m=30, n=200):
+    """Bounds of 0 from below and from above, some columns boxed or free; few columns matter."""
+    rng = np.random.default_rng(seed)
+    A = rng.standard_normal((m, n)) * (rng.random((m, n)) < 0.1)
+    x, y = np.zeros(n), rng.standard_normal(m)
+    x[rng.permutation(n)[:m]] = rng.standard_normal(m)
+    lower = np.where(x > 0, 0.0, np.where(x < 0, -INF, 0.0))
+    upper = np.where(x > 0, INF, np.where(x < 0, 0.0, INF))
+    flip = (x == 0) & (rng.random(n) < 0.3)
+    lower, upper = np.where(flip, -INF, lower), np.where(flip, 0.0, upper)
+    z = np.where(x != 0, 0.0, rng.random(n) + 0.1) * np.where(flip, -1.0, 1.0)
+    lower[:5], upper[:5] = x[:5] - 1.0, x[:5] + 1.0
+    lower[5], upper[5], z[:6] = -INF, INF, 0.0
+    return LinearProgram(A.T @ y + z, sp.csr_array(A), A @ x, A @ x, lower, upper)
+
+
+@pytest.mark.parametrize("single", [False, True])
+@pytest.mark.parametrize("seed", range(3))
+def test_sleeping_columns_change_no_bit(seed, single, monkeypatch):
+    problem = sparse_answer(seed)
+    states = []
+    for small in (10**9, 0):
+        monkeypatch.setattr(pdhg_sleep, "SMALL", small)
+        work, state = new_run(problem, single=single)
+        parts = []
+        for n in [64] * 20 + [7, 1, 50] * 30 + [640] * 3:
+            engine.advance(work, state, n)
+            parts.append(work.sleepers.part)
+        states.append(state)
+    kept = [len(part.keep) for part in parts if part is not None]
+    assert len(kept) > 20
+    assert min(kept) < 0.6 * problem.shape[1]
+    a, b = states
+    for name in ("x_scaled", "y_scaled", "x_anchor", "x_hat", "y_hat"):
+        np.testing.assert_array_equal(getattr(a, name), getattr(b, name))
+    assert a.residual == b.residual
+    assert a.weight == b.weight
+
+
+def test_sleepers_wake_when_multipliers_move(monkeypatch):
+    monkeypatch.setattr(pdhg_sleep, "SMALL", 0)
+    problem = sparse_answer(3)
+    work, state = new_run(problem)
+    engine.advance(work, state, 1000)
+    part = work.sleepers.part
+    assert part is not None
+    assert work.sleepers.choose(state, state.nit) is part
+    state.y_scaled[0] += 3.0 * work.sleepers.radius + 1e-3
+    assert work.sleepers.choose(state, state.nit) is not part
+    copied = copy.deepcopy(state)
+    assert work.sleepers.choose(copied, state.nit) is None  # another run's arrays
 
 
 def test_threads_are_timed_and_change_no_bit():
