@@ -13,6 +13,7 @@ import numba
 import numpy as np
 import pytest
 import scipy.sparse as sp
+from scipy.optimize import linprog as scipy_linprog
 from scipy.sparse.linalg import spsolve
 
 from lowrank_opt.block_coordinate import (
@@ -40,6 +41,7 @@ from lowrank_opt.lipschitz import (
     NormProduct,
     SampledLowerBound,
 )
+from lowrank_opt.monotone import HalpernPDHG, LinearProgram, PrimalDual, QuadraticProgram
 from lowrank_opt.numerics import L1, MCP, Box, ElasticNet, GroupL1, NonNegative, WeightedL1
 from lowrank_opt.recovery import (
     AlternatingMinimization,
@@ -1044,10 +1046,151 @@ ALL_SOLVERS += [
     ),
 ]  # fmt: skip
 
+
+def make_linear_program(seed=0):
+    """Equalities, ranges, one-sided rows; free, boxed, fixed and half-bounded variables.
+
+    Costs are generic: the answer is unique.
+    """
+    rng = np.random.default_rng(seed)
+    m, n = 8, 14
+    A = rng.standard_normal((m, n)) * (rng.random((m, n)) < 0.6)
+    x = rng.standard_normal(n)
+    activity = A @ x
+    low, high = activity - rng.random(m), activity + rng.random(m)
+    low[:3] = high[:3] = activity[:3]
+    low[3], high[4] = -np.inf, np.inf
+    lower, upper = x - rng.random(n), x + rng.random(n)
+    lower[0], upper[0] = -np.inf, np.inf
+    upper[1], lower[2] = np.inf, -np.inf
+    lower[3] = upper[3] = x[3]
+    y = rng.standard_normal(m) * (rng.random(m) < 0.7)
+    y[3], y[4] = -abs(y[3]), abs(y[4])
+    c = A.T @ y + np.where(rng.random(n) < 0.5, 0.0, rng.standard_normal(n))
+    c[0] = A[:, 0] @ y
+    c[1], c[2] = A[:, 1] @ y + rng.random(), A[:, 2] @ y - rng.random()
+    return LinearProgram(c, sp.csr_array(A), low, high, lower, upper)
+
+
+def by_highs(problem, solver):
+    """SciPy's HiGHS, multipliers from its marginals."""
+    A = problem.A.toarray()
+    low, high = problem.constraint_lower, problem.constraint_upper
+    equal = low == high
+    above, below = ~equal & np.isfinite(high), ~equal & np.isfinite(low)
+    result = scipy_linprog(
+        problem.c,
+        np.vstack([A[above], -A[below]]),
+        np.concatenate([high[above], -low[below]]),
+        A[equal],
+        low[equal],
+        np.column_stack([problem.lower, problem.upper]),
+        method="highs",
+    )
+    assert result.status == 0, result.message
+    y = np.zeros(len(low))
+    y[equal] = result.eqlin.marginals
+    y[above] += result.ineqlin.marginals[: above.sum()]
+    y[below] -= result.ineqlin.marginals[above.sum() :]
+    return PrimalDual(result.x, y)
+
+
+def permute_program(problem, rng):
+    m, n = problem.shape
+    rows, cols = rng.permutation(m), rng.permutation(n)
+    A = problem.A.toarray()[np.ix_(rows, cols)]
+    other = LinearProgram(
+        problem.c[cols],
+        A,
+        problem.constraint_lower[rows],
+        problem.constraint_upper[rows],
+        problem.lower[cols],
+        problem.upper[cols],
+    )
+    return other, lambda x: PrimalDual(x.x[cols], x.y[rows])
+
+
+def rescale_program(problem, rng):
+    """Right-hand sides times 8, costs times 4: exactly another scale."""
+    other = LinearProgram(
+        4.0 * problem.c,
+        problem.A,
+        8.0 * problem.constraint_lower,
+        8.0 * problem.constraint_upper,
+        8.0 * problem.lower,
+        8.0 * problem.upper,
+    )
+    return other, lambda x: PrimalDual(8.0 * x.x, 4.0 * x.y)
+
+
+def make_quadratic_program(seed=0):
+    rng = np.random.default_rng(seed)
+    n, m = 8, 4
+    B = rng.standard_normal((n, n))
+    A = rng.standard_normal((m, n))
+    x = np.clip(rng.standard_normal(n), -1.0, 1.0)
+    b = A @ x
+    b_low = np.where(np.arange(m) < 2, b, b - 0.5)
+    return QuadraticProgram(
+        B @ B.T / n + 0.1 * np.eye(n), rng.standard_normal(n), A, b_low, b, -1.5, 1.5
+    )
+
+
+def rectangle():
+    """No constraints but bounds."""
+    return LinearProgram([1.0, -1.0, 2.0], None, None, None, [0.0, -1.0, -3.0], [1.0, 2.0, 5.0])
+
+
+PROGRAM_INPUTS = (
+    BadInput(
+        "reflect of 0",
+        lambda: HalpernPDHG(reflect=0.0).solve(make_linear_program()),
+        ParameterError,
+        "reflect=0.0",
+    ),
+    BadInput(
+        "weight misspelt",
+        lambda: HalpernPDHG(weight="hrp").solve(make_linear_program()),
+        ParameterError,
+        "hpr",
+    ),
+    BadInput("NaN in c", lambda: LinearProgram([np.nan, 1.0]), ProblemError, "c"),
+    BadInput("shapes", lambda: LinearProgram([1.0, 1.0], np.ones((2, 3))), ProblemError, "shape"),
+)
+
+PROGRAMS = {
+    "dtypes": "data and points are float64",
+    "backends": "compiled passes over sparse matrices on the processor",
+}
+ALL_SOLVERS += [
+    SolverCase(
+        HalpernPDHG(tol=1e-8, presolve=False), make_linear_program, name="HalpernPDHG",
+        not_applicable=PROGRAMS,
+        reference=by_highs, bad_inputs=PROGRAM_INPUTS,
+        transforms={"permuted": permute_program, "rescaled": rescale_program},
+        work=lambda problem, solver, nit: {"iterations": nit},
+    ),
+    SolverCase(
+        HalpernPDHG(tol=1e-8, presolve=False, finish=False, weight="pid", step_size="constant"),
+        make_linear_program, name="HalpernPDHG-pid", not_applicable=PROGRAMS, reference=by_highs,
+    ),
+    SolverCase(
+        HalpernPDHG(tol=1e-7, presolve=False, finish=False, first_phase="float32"),
+        make_linear_program, name="HalpernPDHG-float32",
+        not_applicable=PROGRAMS, reference=by_highs, accuracy=1e-3,
+    ),
+    SolverCase(
+        HalpernPDHG(tol=1e-8), make_quadratic_program, name="HalpernPDHG-quadratic",
+        not_applicable=PROGRAMS,
+    ),
+]  # fmt: skip
+
 BY_NAME = {case.name: case for case in ALL_SOLVERS}
 # No kernel of their own that has threads: measurements and the semi-dual are tested as such.
 SERIAL = {
     "BoundOptimizer",
+    # Threads from 1e5 nonzeros on: tests/monotone/test_kernels_pdhg.py compares their bits.
+    *(name for name in BY_NAME if name.startswith("HalpernPDHG")),
     *(name for name in BY_NAME if name.startswith(("SparseGLMSolver", "BlockCoordinate"))),
     *(
         name
