@@ -24,10 +24,17 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from lowrank_opt.core.result import Result
+    from lowrank_opt.monotone.programs import ConvexProgram
 
-__all__ = ["Marginals", "from_scipy_arguments", "linprog"]
+__all__ = ["PARAMETERS", "Marginals", "from_scipy_arguments", "linprog", "solve_program"]
 
 _METHODS = ("auto", "halpern", *SOLVERS)
+PARAMETERS: dict[str, list[Any]] = {
+    "method": [StrOptions(_METHODS)],
+    "tol": [Interval(Real, 0, None, closed="neither")],
+    "max_iter": [None, Interval(Integral, 0, None, closed="left")],
+    "max_time": [None, Interval(Real, 0, None, closed="left")],
+}
 _SOLVE_KEYWORDS = ("callback", "history", "progress", "checkpoint", "state")
 # SciPy's options that mean one of our arguments; the others are of HiGHS alone.
 _OPTIONS = {"maxiter": "max_iter", "time_limit": "max_time", "presolve": "presolve", "disp": ""}
@@ -148,10 +155,17 @@ def linprog(
     (-7.0, [1.0, 3.0], [-1.0])
     """
     start = time.perf_counter()
-    given = {"method": method, "tol": tol, "max_iter": max_iter, "max_time": max_time}
+    given: dict[str, Any] = {
+        "method": method,
+        "tol": tol,
+        "max_iter": max_iter,
+        "max_time": max_time,
+    }
     given, presolve = _check_arguments(given, options, integrality, solver_params)
     problem, n_ub = _program(c, A_ub, b_ub, A_eq, b_eq, bounds)
-    result = _solve(problem, x0, given, presolve, solver_params, start)
+    if x0 is not None and not isinstance(x0, tuple):
+        x0 = _vector("x0", x0)
+    result = solve_program(problem, x0=x0, presolve=presolve, start=start, **given, **solver_params)
     return _dress(result, problem, n_ub)
 
 
@@ -201,7 +215,7 @@ def _check_arguments(
     solver_params: dict[str, Any],
 ) -> tuple[dict[str, Any], bool | None]:
     """Check everything but the program's data."""
-    presolve = None
+    presolve = solver_params.pop("presolve", None)
     for name, value in (options or {}).items():
         if name not in _OPTIONS:
             raise ParameterError(
@@ -209,7 +223,7 @@ def _check_arguments(
             )
         argument = _OPTIONS[name]
         if argument == "presolve":
-            presolve = bool(value)
+            presolve = bool(value) if presolve is None else presolve
         elif argument and value is not None:
             if given[argument] is not None:
                 raise ParameterError(
@@ -220,12 +234,7 @@ def _check_arguments(
     validate_parameters(
         "linprog",
         given,
-        {
-            "method": [StrOptions(_METHODS)],
-            "tol": [Interval(Real, 0, None, closed="neither")],
-            "max_iter": [None, Interval(Integral, 0, None, closed="left")],
-            "max_time": [None, Interval(Real, 0, None, closed="left")],
-        },
+        PARAMETERS,
     )
     if integrality is not None and np.any(integrality):
         raise ProblemError(
@@ -367,18 +376,48 @@ def _bounds(bounds: Any, n: int) -> tuple[Any, Any]:
 # -- solution -----------------------------------------------------------------------------------
 
 
-def _solve(
-    problem: LinearProgram,
-    x0: Any,
-    given: dict[str, Any],
-    presolve: bool | None,
-    solver_params: dict[str, Any],
-    start: float,
+def solve_program(
+    problem: ConvexProgram,
+    *,
+    method: str = "auto",
+    tol: float = 1e-6,
+    max_iter: int | None = None,
+    max_time: float | None = None,
+    x0: Any = None,
+    presolve: bool | None = None,
+    defaults: Mapping[str, Any] | None = None,
+    start: float | None = None,
+    **solver_params: Any,
 ) -> Result:
-    method, tol = given["method"], given["tol"]
-    max_iter, max_time = given["max_iter"], given["max_time"]
+    """Solve a program by the method that :func:`linprog` would take.
+
+    Parameters
+    ----------
+    problem : LinearProgram or QuadraticProgram
+        The program; quadratic ones go to Halpern PDHG with "auto".
+    method : {"auto", "halpern", "highs", "highs-ds", "highs-ipm"}, default="auto"
+        As in :func:`linprog`.
+    tol, max_iter, max_time : float, int or None, float or None
+        As in :func:`linprog`.
+    x0 : PrimalDual, array-like or None, default=None
+        Start.
+    presolve : bool or None, default=None
+        Whether to simplify first; ``None``: the method's own choice.
+    defaults : dict or None, default=None
+        Parameters of Halpern PDHG and keywords of its ``solve`` for the case that it is taken.
+    start : float or None, default=None
+        When the call began, on the clock of :func:`time.perf_counter`.
+    **solver_params
+        As in :func:`linprog`, and not checked here; with "auto" they choose Halpern PDHG.
+
+    Returns
+    -------
+    Result
+        ``x`` is a :class:`~lowrank_opt.monotone.PrimalDual`, or ``None``.
+    """
+    start = time.perf_counter() if start is None else start
     if x0 is not None:
-        x0 = problem.pair(x0 if isinstance(x0, tuple) else _vector("x0", x0))
+        x0 = problem.pair(x0)
         if method != "halpern":
             certificate = problem.certificate(x0)
             if certificate.residual <= tol:
@@ -400,8 +439,9 @@ def _solve(
             max_time = max(max_time - (time.perf_counter() - start), 0.0)
     from lowrank_opt.monotone.halpern_pdhg import HalpernPDHG
 
-    params = {name: v for name, v in solver_params.items() if name not in _SOLVE_KEYWORDS}
-    keywords = {name: v for name, v in solver_params.items() if name in _SOLVE_KEYWORDS}
+    given = {**(defaults or {}), **solver_params}
+    params = {name: v for name, v in given.items() if name not in _SOLVE_KEYWORDS}
+    keywords = {name: v for name, v in given.items() if name in _SOLVE_KEYWORDS}
     params |= {"tol": tol, "max_time": max_time}
     if max_iter is not None:
         params["max_iter"] = max_iter
@@ -410,12 +450,12 @@ def _solve(
     return HalpernPDHG(**params).solve(problem, x0=x0, **keywords)
 
 
-def _for_highs(problem: LinearProgram) -> bool:
-    return problem.nnz < 200_000
+def _for_highs(problem: ConvexProgram) -> bool:
+    return problem.Q is None and problem.nnz < 200_000
 
 
 def _already_solved(
-    problem: LinearProgram, x0: PrimalDual, certificate: Any, tol: float, start: float
+    problem: ConvexProgram, x0: PrimalDual, certificate: Any, tol: float, start: float
 ) -> Result:
     from lowrank_opt.core.result import Result
 

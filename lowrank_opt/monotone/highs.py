@@ -286,7 +286,11 @@ def _graded(
 ) -> Result:
     point = run.point()
     if point is None:
-        return _answer(problem, start, status, f"{reason}; HiGHS has no point", run)
+        if status is Status.NUMERICAL_ERROR:
+            return _answer(problem, start, status, f"{reason} and has no point", run)
+        m, n = problem.shape
+        point = PrimalDual(np.clip(np.zeros(n), problem.lower, problem.upper), np.zeros(m))
+        reason += "; HiGHS has no point, this is 0 within the bounds"
     elapsed = time.perf_counter() - start
     certificate = problem.certificate(point)
     residual = certificate.residual
@@ -319,7 +323,8 @@ def _answer(
     counts = {} if run is None else run.counts()
     z = None
     if point is not None:
-        z = problem.reduced_costs(point) if run is None else run.reduced_costs(point)
+        optimal = run is not None and status is Status.CONVERGED
+        z = run.reduced_costs(point) if run and optimal else problem.reduced_costs(point)
     return Result(
         x=point,
         fun=None if certificate is None else certificate.objective,

@@ -229,9 +229,8 @@ def hard() -> dict:
 def test_iteration_limit(method):
     result = linprog(**hard(), method=method, max_iter=1)
     assert (result.status, result.success) == (Status.ITERATION_LIMIT, False)
-    if result.x is not None:
-        assert np.isfinite(result.x).all() and np.isfinite(result.certificate.residual)
-        assert result.slack.shape == (60,)
+    assert np.isfinite(result.x).all() and np.isfinite(result.certificate.residual)
+    assert result.slack.shape == (60,)
 
 
 @pytest.mark.parametrize("method", ["highs", "halpern"])
@@ -374,6 +373,11 @@ def test_bad_parameters(changes, message):
 def test_unknown_keyword():
     with pytest.raises(TypeError, match=r"'reflct'\. Did you mean 'reflect'"):
         linprog(**GOOD, reflct=0.5)
+
+
+def test_presolve_is_of_both_methods():
+    assert "HiGHS" in linprog(**hard(), presolve=False).solver
+    assert "presolve=False" in linprog(**hard(), method="halpern", presolve=False).solver
 
 
 def test_solver_parameters_choose_halpern():
