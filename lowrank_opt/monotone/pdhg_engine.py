@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 __all__ = ["CHECK", "Measures", "Options", "PDHGState", "Work", "advance", "start"]
 
 CHECK = 64  # iterations between two checks
-PARALLEL_FROM = 100_000  # nonzeros
+PARALLEL_FROM = 400_000  # nonzeros
 PROBE = 8  # iterations to try threads, or to do without
 MAX_NORM_FACTOR = 100.0  # as in the certificate
 

@@ -12,7 +12,7 @@ import numpy as np
 
 from lowrank_opt.monotone import pdhg_engine as engine
 from lowrank_opt.monotone import rays
-from lowrank_opt.monotone.face_finish import finish
+from lowrank_opt.monotone.face_finish import attempt
 from lowrank_opt.monotone.points import PrimalDual
 from lowrank_opt.monotone.scaling import plain_program, scale_program, single_precision
 
@@ -28,8 +28,9 @@ logger = logging.getLogger("lowrank_opt")
 # The finish: below this residual; again when the residual has fallen, or iterations have grown,
 # by these factors; at most this share of the work.
 TRY_BELOW, TRY_DROP, TRY_GROWTH, TRY_SHARE = 2e-2, 2.0, 1.25, 0.2
-# Work of a try in products of the face's matrix (a factorisation with little fill).
-TRY_PRODUCTS = 100.0
+# Model of a try's seconds: a round, and for each of its nonzeros; operations a second.
+TRY_SECONDS, TRY_SPEED = (2e-3, 2e-7), 2e8
+MAX_FLOPS = 1e11
 SINGLE_TOL = 2e-5  # of the phase in float32
 RAYS_EVERY = 8  # checks
 
@@ -362,27 +363,33 @@ def _back(
     y = allowed(problem, y)
     residual = _measured(solver, problem, state, x, y)
     if residual > solver.tol and solver.finish:
-        for x_new, y_new in _candidates(problem, x, y):
+        for x_new, y_new in _finished(problem, x, y, solver.tol).candidates:
             found = _measured(solver, problem, state, x_new, y_new)
             if found < residual:
                 x, y, residual = x_new, y_new, found
     return PrimalDual(x, y), residual
 
 
-def _candidates(program: Any, x: Values, y: Values) -> list[tuple[Values, Values]]:
-    found = finish(
+def _finished(program: Any, x: Values, y: Values, tol: float, iterations: float = 1e6) -> Any:
+    """Return what the finish makes of a point; its factorisation is worth so many iterations."""
+    m, n = program.A.shape
+    flops = iterations * (4.0 * program.A.nnz + 10.0 * (m + n)) + 1e7
+    return attempt(
         program.A, program.c, program.constraint_lower, program.constraint_upper, program.lower,
-        program.upper, x, y, Q=program.Q,
+        program.upper, x, y, Q=program.Q, max_flops=min(flops, MAX_FLOPS), tol=tol,
     )  # fmt: skip
-    if found is None:
-        return []
-    x_new, y_new = found
-    return [(x_new, y_new), (x_new, y), (x, y_new)]
+
+
+def _seconds(program: Any) -> float:
+    """Return about how long an iteration takes; a model, since clocks would change the answer."""
+    m, n = program.A.shape
+    return 2e-9 * (2 * program.A.nnz + 4 * (m + n)) + 1e-6
 
 
 def _try_due(state: Any, cache: Cache) -> bool:
     run = state.engine
-    if not run.residual < TRY_BELOW or state.tried_work > TRY_SHARE * state.nit:
+    spent = TRY_SHARE * state.nit * _seconds(cache.program)
+    if not run.residual < TRY_BELOW or state.tried_work > spent:
         return False
     return bool(
         run.residual * TRY_DROP <= state.tried_residual
@@ -394,23 +401,18 @@ def _try_finish(solver: Any, state: Any, cache: Cache) -> tuple[Values, Values, 
     """Try the finish at the last check's point; return what meets the tolerance."""
     run, work, program = state.engine, cache.work, cache.program
     state.tried_nit, state.tried_residual = state.nit, run.residual
-    state.tried_work += 0.5 * TRY_PRODUCTS * _face_share(work, run)
     state.count(finish_tries=1)
     x, y = work.program.to_user(run.x_hat, run.y_hat)
     x = np.clip(np.asarray(x, np.float64), program.lower, program.upper)
     best: tuple[Values, Values, float] | None = None
-    for x_new, y_new in _candidates(program, x, np.asarray(y, np.float64)):
+    found = _finished(program, x, np.asarray(y, np.float64), solver.tol, state.nit)
+    fixed, by_number = TRY_SECONDS
+    state.tried_work += found.rounds * (fixed + by_number * program.A.nnz) + found.work / TRY_SPEED
+    for x_new, y_new in found.candidates:
         residual = engine.measure(work, *work.program.from_user(x_new, y_new)).worst
         if residual <= solver.tol and (best is None or residual < best[2]):
             best = x_new, y_new, residual
     return best
-
-
-def _face_share(work: engine.Work, run: Any) -> float:
-    """Return the part of the columns that the face has."""
-    p = work.program
-    free = np.count_nonzero((run.x_hat > p.lower) & (run.x_hat < p.upper))
-    return float(free + 1) / (len(p.lower) + 1)
 
 
 def _look_for_rays(solver: Any, problem: Any, state: Any, cache: Cache) -> Cache:

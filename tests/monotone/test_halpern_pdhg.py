@@ -14,6 +14,7 @@ from scipy.optimize import linprog as scipy_linprog
 from lowrank_opt.core import Checkpoint, ParameterError, Status
 from lowrank_opt.monotone import HalpernPDHG, LinearProgram, PrimalDual, QuadraticProgram
 from lowrank_opt.monotone import pdhg_run as run
+from lowrank_opt.monotone.face_finish import Attempt
 
 INF = np.inf
 
@@ -348,9 +349,9 @@ def test_the_finish_is_more_accurate_and_kept_only_if_it_is():
 
 def test_a_wrong_finish_is_discarded(monkeypatch):
     def wrong(A, c, low, high, lower, upper, x, y, **kw):
-        return x + 1.0, y - 1.0
+        return Attempt([(x + 1.0, y - 1.0)], work=1.0, rounds=0)
 
-    monkeypatch.setattr(run, "finish", wrong)
+    monkeypatch.setattr(run, "attempt", wrong)
     problem = random_program(8)
     result = HalpernPDHG(presolve=False).solve(problem)
     assert result.success
