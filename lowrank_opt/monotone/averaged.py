@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass, field
 from numbers import Integral, Real
 from typing import Any, ClassVar
 
 import numpy as np
 import scipy.linalg as la
 
-from lowrank_opt.core.params import COUNT, Interval, StrOptions
-from lowrank_opt.monotone.halpern import MapSolver
+from lowrank_opt.core.params import Interval, StrOptions
+from lowrank_opt.core.solver import Solver
+from lowrank_opt.monotone.maps import MapSolver, MapState
 
 __all__ = ["Anderson", "KrasnoselskiiMann"]
 
@@ -28,15 +30,19 @@ class KrasnoselskiiMann(MapSolver):
     relaxation : float, default=0.5
         a, in (0, 1).
     step_size : float or None, default=None
-        Of the forward-backward map, see :class:`Halpern`.
+        Of the map of an inclusion, see :class:`Halpern`.
+    reflect : bool, default=True
+        For inclusions, whether T is the longest nonexpansive map; see :class:`Halpern`.
     tol : float, default=1e-6
-        Limit on the certificate's residual.
-    max_iter : int, default=100000
+        Stops when the certificate's residual is at most `tol`, as for :class:`Halpern`.
+    max_iter : int, default=100_000
         Limit on iterations.
     max_time : float or None, default=None
         Limit on seconds.
-    check_every : int or "auto", default=10
-        Iterations between two checks.
+    check_every : int or "auto", default="auto"
+        Iterations between two checks of limits and callback.
+    n_threads : int or None, default=None
+        Limit on threads.
 
     See Also
     --------
@@ -58,8 +64,10 @@ class KrasnoselskiiMann(MapSolver):
     """
 
     _parameter_constraints: ClassVar[dict[str, list[Any]]] = {
+        **Solver._parameter_constraints,
         "relaxation": [Interval(Real, 0, 1, closed="neither")],
         "step_size": [None, Interval(Real, 0, None, closed="neither")],
+        "reflect": ["boolean"],
     }
 
     def __init__(
@@ -67,23 +75,46 @@ class KrasnoselskiiMann(MapSolver):
         *,
         relaxation: float = 0.5,
         step_size: float | None = None,
+        reflect: bool = True,
         tol: float = 1e-6,
         max_iter: int = 100_000,
         max_time: float | None = None,
-        check_every: int | str = 10,
+        check_every: int | str = "auto",
+        n_threads: int | None = None,
     ) -> None:
         self.relaxation = relaxation
         self.step_size = step_size
+        self.reflect = reflect
         self.tol = tol
         self.max_iter = max_iter
         self.max_time = max_time
         self.check_every = check_every
+        self.n_threads = n_threads
 
-    def iterate_once(self, problem: Any, state: Any) -> None:
-        """Average the iterate and its image."""
-        image = self.image(problem, state, state.z)
+    def advance(self, problem: Any, state: Any) -> None:
+        """Average the iterate and its image; see :class:`OperatorSolver`."""
         a = self.relaxation
-        state.z = np.asarray((1.0 - a) * state.z + a * image, state.z.dtype)
+        state.x = np.asarray((1.0 - a) * state.x + a * state.image, problem.dtype)
+
+
+@dataclass
+class AndersonState(MapState):
+    """State of Anderson's method; see :class:`OperatorState`.
+
+    Parameters
+    ----------
+    points, residuals : list of ndarray
+        The last accepted points, and T(u) - u there.
+    safe : ndarray or None
+        The safe point, while a proposal is looked at.
+    accepted : float
+        Norm of the last accepted residual.
+    """
+
+    points: list[Any] = field(default_factory=list)
+    residuals: list[Any] = field(default_factory=list)
+    safe: Any = None
+    accepted: float = math.inf
 
 
 class Anderson(MapSolver):
@@ -107,15 +138,19 @@ class Anderson(MapSolver):
     fallback : {"halpern", "average"}, default="halpern"
         The safe iteration: Halpern's, anchored at the last accepted point, or half steps.
     step_size : float or None, default=None
-        Of the forward-backward map, see :class:`Halpern`.
+        Of the map of an inclusion, see :class:`Halpern`.
+    reflect : bool, default=True
+        For inclusions, whether T is the longest nonexpansive map; see :class:`Halpern`.
     tol : float, default=1e-6
-        Limit on the certificate's residual.
-    max_iter : int, default=100000
+        Stops when the certificate's residual is at most `tol`, as for :class:`Halpern`.
+    max_iter : int, default=100_000
         Limit on iterations.
     max_time : float or None, default=None
         Limit on seconds.
-    check_every : int or "auto", default=10
-        Iterations between two checks.
+    check_every : int or "auto", default="auto"
+        Iterations between two checks of limits and callback.
+    n_threads : int or None, default=None
+        Limit on threads.
 
     Notes
     -----
@@ -138,12 +173,14 @@ class Anderson(MapSolver):
     True
     """
 
+    _state: ClassVar[type[MapState]] = AndersonState
     _parameter_constraints: ClassVar[dict[str, list[Any]]] = {
+        **Solver._parameter_constraints,
         "memory": [Interval(Integral, 0, None, closed="left")],
         "regularization": [Interval(Real, 0, None, closed="left")],
         "fallback": [StrOptions({"halpern", "average"})],
         "step_size": [None, Interval(Real, 0, None, closed="neither")],
-        "check_every": [COUNT, StrOptions({"auto"})],
+        "reflect": ["boolean"],
     }
 
     def __init__(
@@ -153,52 +190,58 @@ class Anderson(MapSolver):
         regularization: float = 1e-8,
         fallback: str = "halpern",
         step_size: float | None = None,
+        reflect: bool = True,
         tol: float = 1e-6,
         max_iter: int = 100_000,
         max_time: float | None = None,
-        check_every: int | str = 10,
+        check_every: int | str = "auto",
+        n_threads: int | None = None,
     ) -> None:
         self.memory = memory
         self.regularization = regularization
         self.fallback = fallback
         self.step_size = step_size
+        self.reflect = reflect
         self.tol = tol
         self.max_iter = max_iter
         self.max_time = max_time
         self.check_every = check_every
+        self.n_threads = n_threads
 
-    def begin(self, problem: Any, state: Any) -> None:
-        """Evaluate the map at the start."""
-        super().begin(problem, state)
-        state.memory.update(
-            {"image": self.image(problem, state, state.z), "points": [], "residuals": []}
-        )
-
-    def iterate_once(self, problem: Any, state: Any) -> None:
-        """Propose, accept or fall back."""
-        memory = state.memory
-        image = memory["image"]
-        r = image - state.z
-        norm = float(np.linalg.norm(r))
-        points, residuals = memory["points"], memory["residuals"]
-        points.append(state.z)
-        residuals.append(r)
-        del points[: -self.memory - 1], residuals[: -self.memory - 1]
-        proposal = self._extrapolated(points, residuals, image) if self.memory else None
-        if proposal is not None:
-            there = self.image(problem, state, proposal)
-            if float(np.linalg.norm(there - proposal)) <= norm:
+    def look(self, problem: Any, state: Any) -> None:
+        """Accept a proposal or fall back; see :class:`OperatorSolver`."""
+        super().look(problem, state)
+        norm = float(np.linalg.norm(state.x - state.image))
+        if state.safe is not None:
+            if norm <= state.accepted:
                 state.count(extrapolations=1)
-                state.z, memory["image"] = proposal, there
                 # Halpern's iteration begins anew at the accepted point.
-                state.anchor, state.inner = proposal.copy(), -1
-                return
+                state.anchor, state.inner = state.x.copy(), 0
+            else:
+                state.x, state.safe = state.safe, None
+                super().look(problem, state)
+                norm = float(np.linalg.norm(state.x - state.image))
+            state.safe = None
+        state.accepted = norm
+
+    def advance(self, problem: Any, state: Any) -> None:
+        """Propose a point, with the safe one at hand; see :class:`OperatorSolver`."""
+        z, image = state.x, state.image
+        state.points.append(z)
+        state.residuals.append(image - z)
+        del state.points[: -self.memory - 1], state.residuals[: -self.memory - 1]
         if self.fallback == "average":
-            state.z = np.asarray(0.5 * (state.z + image), state.z.dtype)
+            safe = 0.5 * (z + image)
         else:
             weight = 1.0 / (state.inner + 2.0)
-            state.z = np.asarray(weight * state.anchor + (1.0 - weight) * image, state.z.dtype)
-        memory["image"] = self.image(problem, state, state.z)
+            safe = weight * state.anchor + (1.0 - weight) * image
+        safe = np.asarray(safe, problem.dtype)
+        state.inner += 1
+        proposal = self._extrapolated(state.points, state.residuals, image) if self.memory else None
+        if proposal is None:
+            state.x = safe
+        else:
+            state.x, state.safe = proposal, safe
 
     def _extrapolated(self, points: Any, residuals: Any, image: Any) -> Any:
         if len(points) < 2:

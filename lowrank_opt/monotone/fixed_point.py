@@ -140,9 +140,17 @@ class FixedPointProblem(Problem):
         value = self.T(np.asarray(z).reshape(self.x_shape))
         return checked_value("T", value, self.x_shape)
 
-    def measure(self, z: Any) -> float:
-        """Return the residual of a flat point in its own precision, for solvers."""
-        norm = float(np.linalg.norm(z - self.fixed_point_map(z)))
+    def measure(self, z: Any, value: Any = None) -> float:
+        """Return the residual of a flat point in its own precision, for solvers.
+
+        Parameters
+        ----------
+        z : ndarray of shape (size,)
+            A point.
+        value : ndarray or None, default=None
+            ``fixed_point_map(z)``, if known.
+        """
+        norm = float(np.linalg.norm(z - (self.fixed_point_map(z) if value is None else value)))
         return norm / self._unit if self._unit > 0 else norm
 
     def objective(self, x: Any) -> float:

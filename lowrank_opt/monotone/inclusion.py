@@ -365,14 +365,30 @@ class MonotoneInclusion(Problem):
         weights = 1.0 / (self.n_terms * np.asarray(probabilities)[index])
         return np.asarray(weights @ values / len(index), self.dtype)
 
-    def _natural(self, z: Any) -> float:
+    def _natural(self, z: Any, value: Any = None) -> float:
+        value = self.operator(z) if value is None else value
+        if self.prox is None:
+            return float(np.linalg.norm(value))
         step = 1.0 / self.lipschitz
-        moved = self.resolvent(z - step * self.operator(z), step)
+        moved = self.resolvent(z - step * value, step)
         return float(np.linalg.norm(z - moved)) / step
 
-    def measure(self, z: Any) -> float:
-        """Return the residual of a flat point in its own precision, for solvers."""
-        norm = self._natural(z)
+    @property
+    def unit(self) -> float:
+        """Natural residual at the start; 1 when that is 0."""
+        return self._unit if self._unit > 0 else 1.0
+
+    def measure(self, z: Any, value: Any = None) -> float:
+        """Return the residual of a flat point in its own precision, for solvers.
+
+        Parameters
+        ----------
+        z : ndarray of shape (size,)
+            A point.
+        value : ndarray or None, default=None
+            ``operator(z)``, if known.
+        """
+        norm = self._natural(z, value)
         return norm / self._unit if self._unit > 0 else norm
 
     def objective(self, x: Any) -> float:

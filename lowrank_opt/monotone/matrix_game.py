@@ -292,14 +292,36 @@ class MatrixGame(Problem):
         """
         return self.sample_operator(z - w, index, probabilities)
 
-    def bounds(self, z: Any) -> tuple[float, float]:
-        """Return upper and lower bound of the value from a flat point of strategies."""
-        n = self.shape[1]
-        return float((self.A @ z[:n]).max()), float((self.A.T @ z[n:]).min())
+    def admissible(self, z: Any) -> NDArray[Any]:
+        """Return a flat point itself if its parts are strategies, else their projection.
 
-    def measure(self, z: Any) -> float:
-        """Return the residual of a flat point in its own precision, for solvers."""
-        upper, lower = self.bounds(z)
+        Parameters
+        ----------
+        z : ndarray of shape (size,)
+            A point.
+        """
+        n = self.shape[1]
+        slack = 100.0 * float(np.finfo(self.dtype).eps)
+        feasible = z.min() >= 0 and all(
+            abs(float(v.sum(dtype=np.float64)) - 1.0) <= slack for v in (z[:n], z[n:])
+        )
+        return np.array(z) if feasible else self.resolvent(z, 1.0)
+
+    def measure(self, z: Any, value: Any = None) -> float:
+        """Return the residual of a flat point in its own precision, for solvers.
+
+        Parameters
+        ----------
+        z : ndarray of shape (size,)
+            A point of strategies.
+        value : ndarray or None, default=None
+            ``operator(z)``, if known.
+        """
+        n = self.shape[1]
+        value = self.operator(z) if value is None else value
+        if not np.all(np.isfinite(value)):
+            return float("nan")
+        upper, lower = -float(value[n:].min()), float(value[:n].min())
         return (upper - lower) / self.spread if self.spread > 0 else 0.0
 
     def objective(self, x: Any) -> float:

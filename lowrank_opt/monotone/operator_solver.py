@@ -1,11 +1,10 @@
-"""What solvers of fixed points and inclusions share."""
+"""What solvers of fixed points, inclusions and games have in common."""
 
 from __future__ import annotations
 
 import abc
-import math
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
@@ -17,170 +16,229 @@ if TYPE_CHECKING:
 
     from lowrank_opt.core.problem import Certificate
 
-__all__ = ["OperatorSolver", "OperatorState"]
+__all__ = ["OperatorSolver", "OperatorState", "due"]
+
+_POINTS = ("start", "flat", "shaped", "measure")
 
 
 @dataclass
 class OperatorState(State):
-    """State of a run on a flat array.
+    """State of a method on flat arrays; see :class:`~lowrank_opt.core.State`.
+
+    ``x`` is the current iterate and ``best`` the best point so far, flat arrays in the problem's
+    dtype.
 
     Parameters
     ----------
-    z : ndarray of shape (size,)
-        The iterate.
-    anchor : ndarray of shape (size,) or None
-        Where the iteration is drawn back to.
+    image : ndarray or None
+        The operator (or the map) at ``x``, for the next iteration.
+    anchor : ndarray or None
+        Where the epoch began.
     inner : int
-        Iterations since the anchor was set.
-    memory : dict of str to ndarray or float
-        What a method keeps from one iteration to the next.
-    best_z : ndarray of shape (size,) or None
-        The best iterate seen at a check.
+        Iterations in this epoch.
+    restarts : int
+        Epochs ended.
+    first, last : float
+        Fixed-point error at the beginning of the epoch and in the last iteration.
+    warned : bool
+        Whether a doubt about the problem was reported.
     """
 
-    z: Any = None
+    image: Any = None
     anchor: Any = None
     inner: int = 0
-    memory: dict[str, Any] = field(default_factory=dict)
-    best_z: Any = None
+    restarts: int = 0
+    first: float = np.inf
+    last: float = np.inf
+    warned: bool = False
 
 
 class OperatorSolver(Solver):
-    """Base of the solvers of fixed points, inclusions and games.
+    """Base class of methods for fixed points, inclusions and games.
 
-    A derived class writes ``begin(problem, state)``, which may put things into ``state.memory``,
-    and ``iterate_once(problem, state)``, one iteration on ``state.z``. Both count what they ask of
-    the problem through the helpers ``operator``, ``resolvent`` and ``image``. Everything that
-    decides the path of the iteration must depend on ``state`` alone, not on when checks happen.
+    A method works on flat arrays of the problem's dtype. It writes :meth:`advance`, one iteration
+    that replaces ``state.x``, and evaluates operators through :meth:`value` and :meth:`backward`,
+    which count. After each iteration :meth:`look` evaluates the operator at the new iterate
+    (``state.image``, which the next iteration finds there: measuring costs no evaluation) and
+    measures it by ``problem.measure(z, image)``, the certificate's number in the problem's dtype.
+    The best point is kept. A method whose answer is not its iterate, or that measures more
+    rarely, writes its own :meth:`look` and calls :meth:`keep`.
 
-    The residual at a check is ``problem.measure(z)``, in the problem's own precision; the problem's
-    certificate computes the same number with other code in float64. The best iterate is kept.
+    Parameters
+    ----------
+    tol, max_iter, max_time, check_every, n_threads
+        See :class:`~lowrank_opt.core.Solver`.
 
-    Results have the fields ``n_oracle`` (evaluations of single terms of the operator, or of the
-    map) and ``n_epochs`` (the same over the number of terms), and for games ``value`` and ``gap``.
-    Evaluations for checks are not counted: a user who does not look does not pay them.
+    Notes
+    -----
+    Counters: ``operator_calls``, ``resolvent_calls``, ``map_calls``, and ``component_calls``, the
+    evaluations of single terms: a full evaluation counts ``n_terms``. Results have the fields
+    ``n_oracle`` (component calls, or map calls) and ``n_epochs`` (that over the number of terms);
+    of a game, ``value`` and ``gap``.
     """
 
-    monotone = False
+    monotone: ClassVar[bool] = False
+    needs: ClassVar[tuple[str, ...]] = ("operator", "resolvent")
+    _state: ClassVar[type[OperatorState]] = OperatorState
+
+    @classmethod
+    def accepts(cls, problem: Any) -> list[str]:
+        """Return the methods that the problem lacks."""
+        return [name for name in (*_POINTS, *cls.needs) if not hasattr(problem, name)]
+
+    # -- what methods write -----------------------------------------------------------------------
+
+    @abc.abstractmethod
+    def advance(self, problem: Any, state: Any) -> None:
+        """Do one iteration: replace ``state.x``.
+
+        Parameters
+        ----------
+        problem : Problem
+            What to solve.
+        state : OperatorState
+            The state; ``state.image`` belongs to ``state.x``.
+        """
+
+    def look(self, problem: Any, state: Any) -> None:
+        """Evaluate the operator at the iterate, measure it, and keep the best.
+
+        Parameters
+        ----------
+        problem : Problem
+            What to solve.
+        state : OperatorState
+            The state.
+        """
+        state.image = self.value(problem, state, state.x)
+        if getattr(problem, "prox", None) is not None:
+            state.count(resolvent_calls=1)
+        self.keep(state, state.x, float(problem.measure(state.x, state.image)))
+
+    def keep(self, state: Any, z: Any, residual: float) -> None:
+        """Note the residual of the present point, and the point when it is the best.
+
+        Parameters
+        ----------
+        state : OperatorState
+            The state.
+        z : ndarray
+            A flat point.
+        residual : float
+            Its residual.
+        """
+        state.residual = residual
+        if state.best is None or residual < state.best_residual:
+            state.best, state.best_residual = np.array(z), residual
+
+    # -- oracles, counted -------------------------------------------------------------------------
+
+    def value(self, problem: Any, state: Any, z: Any) -> NDArray[Any]:
+        """Return the operator at a flat point, and count it.
+
+        Parameters
+        ----------
+        problem : Problem
+            What to solve.
+        state : OperatorState
+            Where to count.
+        z : ndarray
+            A point.
+        """
+        state.count(operator_calls=1, component_calls=getattr(problem, "n_terms", 1))
+        return np.asarray(problem.operator(z), problem.dtype)
+
+    def backward(self, problem: Any, state: Any, z: Any, step: float) -> NDArray[Any]:
+        """Return the resolvent at a flat point, and count it.
+
+        Parameters
+        ----------
+        problem : Problem
+            What to solve.
+        state : OperatorState
+            Where to count.
+        z : ndarray
+            A point.
+        step : float
+            Step.
+        """
+        state.count(resolvent_calls=1)
+        return np.asarray(problem.resolvent(z, step), problem.dtype)
+
+    # -- the driver's methods ---------------------------------------------------------------------
 
     def init(self, problem: Any, x0: Any = None) -> OperatorState:
-        """Return the state at a start, with its residual."""
+        """Return the first state; see :class:`Solver`."""
         z = problem.start() if x0 is None else problem.flat(x0)
-        state = OperatorState(z=z)
-        self.begin(problem, state)
+        if hasattr(problem, "admissible"):
+            z = problem.admissible(z)
+        state = self._state(x=z, anchor=z.copy())
         self.look(problem, state)
         return state
 
-    def begin(self, problem: Any, state: Any) -> None:
-        """Prepare ``state.memory`` at the start.
-
-        Parameters
-        ----------
-        problem : Problem
-            What is solved.
-        state : OperatorState
-            Has ``z``.
-        """
-        state.anchor = state.z.copy()
-
-    @abc.abstractmethod
-    def iterate_once(self, problem: Any, state: Any) -> None:
-        """Do one iteration.
-
-        Parameters
-        ----------
-        problem : Problem
-            What is solved.
-        state : OperatorState
-            Changed in place.
-        """
-
-    def step(self, problem: Any, state: Any, n: int = 1) -> Any:
-        """Do `n` iterations and measure the point."""
+    def step(self, problem: Any, state: Any, n: int = 1) -> OperatorState:
+        """Do up to `n` iterations; see :class:`Solver`."""
         with np.errstate(all="ignore"):
             for _ in range(n):
-                self.iterate_once(problem, state)
+                self.advance(problem, state)
                 state.nit += 1
-                state.inner += 1
-            self.look(problem, state)
-        return state
-
-    def candidate(self, problem: Any, state: Any) -> NDArray[Any]:
-        """Return the flat point that is the answer at a state: the iterate by default."""
-        z: NDArray[Any] = state.z
-        return z
-
-    def look(self, problem: Any, state: Any) -> None:
-        """Measure the point and keep it when it is the best."""
-        z = self.candidate(problem, state)
-        residual = problem.measure(z) if np.all(np.isfinite(z)) else math.nan
-        state.residual = float(residual)
-        if residual < state.best_residual:
-            state.best_residual, state.best_z = state.residual, np.array(z)
-
-    def terminate(self, problem: Any, state: Any) -> Status | None:
-        """Converged when the residual is within the tolerance."""
-        if state.memory.get("stalled"):
-            return Status.CONVERGED if state.residual <= self.tol else Status.STALLED
-        return super().terminate(problem, state)
+                self.look(problem, state)
+                if not state.residual > self.tol:  # converged, or not a number
+                    break
+        return state  # type: ignore[no-any-return]
 
     def point(self, problem: Any, state: Any) -> Any:
-        """Return the answer in the problem's natural form."""
-        return problem.shaped(self.candidate(problem, state))
+        """Return the best point in the problem's natural form."""
+        return problem.shaped(state.best)
 
     def answer(self, problem: Any, state: Any, status: Status) -> tuple[Any, float]:
-        """Return the last iterate if the run converged, else the best one."""
-        if status is Status.CONVERGED or state.best_z is None:
-            return self.point(problem, state), state.residual
-        return problem.shaped(state.best_z), state.best_residual
+        """Return the best point."""
+        return problem.shaped(state.best), state.best_residual
 
     def fields(
         self, problem: Any, state: Any, x: Any, certificate: Certificate | None
     ) -> dict[str, Any]:
-        """Return the counts of oracle calls, and value and gap of games."""
-        calls = state.counts.get("component_calls", 0)
-        fields: dict[str, Any] = {
-            "n_oracle": calls, "n_epochs": calls / getattr(problem, "n_terms", 1),
-        }  # fmt: skip
-        if hasattr(problem, "spread") and certificate is not None:
-            upper, lower = certificate.details["upper"], certificate.details["lower"]
-            fields["value"], fields["gap"] = 0.5 * (upper + lower), certificate.gap
+        """Return what the run cost; of a game, its value and the gap."""
+        counts = state.counts
+        calls = counts.get("component_calls", counts.get("map_calls", 0))
+        fields = {"n_oracle": calls, "n_epochs": calls / getattr(problem, "n_terms", 1)}
+        if certificate is not None and certificate.gap is not None:
+            fields["gap"] = certificate.gap
+            fields["value"] = certificate.objective - 0.5 * certificate.gap
         return fields
 
-    # -- oracles that count -----------------------------------------------------------------------
 
-    @staticmethod
-    def operator(problem: Any, state: Any, z: Any) -> NDArray[Any]:
-        """Return F(z), counted as all terms.
+def due(state: Any, error: float, share: float = 0.36) -> bool:
+    """Return whether an epoch ends, and if so begin to count the next one.
 
-        Parameters
-        ----------
-        problem : Problem
-            What is solved.
-        state : OperatorState
-            Counts.
-        z : ndarray
-            A flat point.
-        """
-        state.count(operator_calls=1, component_calls=problem.n_terms)
-        value: NDArray[Any] = problem.operator(z)
-        return value
+    It ends when the error has dropped to a fifth, when it has dropped to a half and now rises, or
+    when the epoch makes up `share` of all iterations.
 
-    @staticmethod
-    def resolvent(problem: Any, state: Any, z: Any, step: float) -> NDArray[Any]:
-        """Return the resolvent of G at z, counted.
+    Parameters
+    ----------
+    state : OperatorState
+        Whose ``first``, ``last``, ``inner``, ``restarts`` are read and set.
+    error : float
+        Fixed-point error of the present iterate.
+    share : float, default=0.36
+        Of iterations, after which an epoch ends anyway.
 
-        Parameters
-        ----------
-        problem : Problem
-            What is solved.
-        state : OperatorState
-            Counts.
-        z : ndarray
-            A flat point.
-        step : float
-            Positive.
-        """
-        state.count(resolvent_calls=1)
-        value: NDArray[Any] = problem.resolvent(z, step)
-        return value
+    Notes
+    -----
+    The rule is that of restarted Halpern PDHG [1]_.
+
+    References
+    ----------
+    .. [1] H. Lu, Z. Peng, J. Yang, "cuPDLPx", 2025. :arxiv:`2507.14051`
+    """
+    if state.inner <= 1:
+        state.first = error
+    last, state.last = state.last, error
+    ends = state.inner > 1 and (
+        error <= 0.2 * state.first
+        or (error <= 0.5 * state.first and error > last)
+        or state.inner >= share * (state.nit + 1)
+    )
+    if ends:
+        state.inner, state.restarts, state.last = 0, state.restarts + 1, float("inf")
+    return ends
