@@ -83,6 +83,10 @@ REPRODUCTIONS: dict[str, Reproduction] = {
         "lowrank_opt.papers.interval_propagation",
         "Interval bounds: tightness at the start and along training, certified accuracy",
     ),
+    "linear_programs": Reproduction(
+        "lowrank_opt.papers.linear_programs",
+        "Linear programs by restarted Halpern PDHG: generated, without a solution, Netlib",
+    ),
     "lipschitz_sdp": Reproduction(
         "lowrank_opt.papers.lipschitz_sdp",
         "Lipschitz bounds by semidefinite programs: digits, the grid of ECLipsE, hard networks",
