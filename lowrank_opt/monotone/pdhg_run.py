@@ -373,7 +373,7 @@ def _back(
 def _finished(program: Any, x: Values, y: Values, tol: float, iterations: float = 1e6) -> Any:
     """Return what the finish makes of a point; its factorisation is worth so many iterations."""
     m, n = program.A.shape
-    flops = iterations * (4.0 * program.A.nnz + 10.0 * (m + n)) + 1e7
+    flops = TRY_SHARE * iterations * (4.0 * program.A.nnz + 15.0 * (m + n)) + 2e7
     return attempt(
         program.A, program.c, program.constraint_lower, program.constraint_upper, program.lower,
         program.upper, x, y, Q=program.Q, max_flops=min(flops, MAX_FLOPS), tol=tol,
