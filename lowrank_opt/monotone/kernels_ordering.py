@@ -55,11 +55,23 @@ def minimum_degree(ptr, idx, max_fill, max_flops):
     pivots = np.empty(n, np.int32)
     n_pivots, done, tag = 0, 0, np.int64(1)
     fill, flops = np.int64(0), 0.0
+    # Very dense ones come last: their lists would be read again with every neighbour.
+    dense = max(16, int(10.0 * np.sqrt(n)))
+    n_dense = 0
     for i in range(n):
         d = ptr[i + 1] - ptr[i]
         length[i] = d
         degree[i] = d
+        if d > dense:
+            weight[i] = 0
+            n_dense += 1
+    done = n_dense
+    for column in range(n_dense):
+        fill += column
+        flops += float(column) * (column + 3.0)
     for i in range(n - 1, -1, -1):
+        if weight[i] == 0:
+            continue
         d = degree[i]
         after[i] = head[d]
         if head[d] >= 0:
@@ -223,7 +235,7 @@ def minimum_degree(ptr, idx, max_fill, max_flops):
         done += pivot_weight
         for _ in range(pivot_weight):
             pivot_weight -= 1
-            column = np.int64(total + pivot_weight)
+            column = np.int64(total + pivot_weight + n_dense)
             fill += column
             flops += float(column) * (column + 3.0)
         if fill > max_fill or flops > max_flops:
@@ -236,4 +248,8 @@ def minimum_degree(ptr, idx, max_fill, max_flops):
             order[at] = i
             at += 1
             i = member[i]
+    for i in range(n):
+        if ptr[i + 1] - ptr[i] > dense:
+            order[at] = i
+            at += 1
     return order, fill, flops

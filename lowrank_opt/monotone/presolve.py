@@ -15,6 +15,7 @@ import scipy.sparse as sp
 
 from lowrank_opt.core.errors import ParameterError
 from lowrank_opt.monotone import kernels_presolve as kernels
+from lowrank_opt.monotone.certificates_lp import side_norm
 from lowrank_opt.monotone.linear_program import LinearProgram
 from lowrank_opt.monotone.postsolve import Stack
 
@@ -59,6 +60,18 @@ class Presolved:
     stack: Stack | None = None
     ray: Values | None = None
 
+    @property
+    def side_norm(self) -> float:
+        """Norm of the right-hand sides of the given program, which residuals are relative to."""
+        given = self.problem if self.stack is None else self.stack.problem
+        return side_norm(given)
+
+    @property
+    def cost_norm(self) -> float:
+        """Norm of the costs of the given program."""
+        given = self.problem if self.stack is None else self.stack.problem
+        return float(np.linalg.norm(given.c))
+
     def postsolve(self, x: Values, y: Values) -> tuple[Values, Values]:
         """Return a point of the given program from one of the presolved program.
 
@@ -69,7 +82,10 @@ class Presolved:
         """
         if self.stack is None:
             return np.array(x, np.float64), np.array(y, np.float64)
-        return self.stack.point(np.asarray(x, np.float64), np.asarray(y, np.float64))
+        y = np.asarray(y, np.float64)
+        if self.status == "solved":  # rows without columns may be left
+            y = np.zeros(np.count_nonzero(self.stack.row_kept))
+        return self.stack.point(np.asarray(x, np.float64), y)
 
     def restrict(self, x: Values, y: Values) -> tuple[Values, Values]:
         """Return the part of a point of the given program that the presolved one has.
