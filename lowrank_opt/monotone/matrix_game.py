@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 __all__ = ["MatrixGame"]
 
+_LARGEST = 4000  # smaller side up to which a dense matrix of that order is factorised
+
 
 @dataclass(frozen=True, eq=False, repr=False)
 class MatrixGame(Problem):
@@ -60,7 +62,8 @@ class MatrixGame(Problem):
     :math:`\max_i (Ax)_i - \min_j (A^\top y)_j` over `spread`; ``Certificate.gap`` is the gap, and
     the value of the game is within it of ``objective``, the largest payoff against x.
 
-    `auto_solver` is :class:`~lowrank_opt.monotone.FastExtraGradient`.
+    `auto_solver` is :class:`~lowrank_opt.monotone.GameInteriorPoint` up to 4000 rows or columns,
+    whichever are fewer, and restarted :class:`~lowrank_opt.monotone.FastExtraGradient` beyond.
 
     Examples
     --------
@@ -180,7 +183,9 @@ class MatrixGame(Problem):
 
     def auto_solver(self) -> tuple[str, dict[str, Any]]:
         """See the class."""
-        return "FastExtraGradient", {}
+        if min(self.shape) <= _LARGEST:
+            return "GameInteriorPoint", {}
+        return "FastExtraGradient", {"restart": "adaptive"}
 
     # -- points and oracles -----------------------------------------------------------------------
 
