@@ -37,6 +37,8 @@ class HalpernPDHGState(State):
         Whether the iterations run in float32.
     seed : int
         Of everything random.
+    goal : float
+        Tolerance on the presolved program: lower than `tol` once the way back has cost accuracy.
     outcome : str
         "infeasible" or "unbounded" once that is proved.
     ray : ndarray or None
@@ -51,6 +53,7 @@ class HalpernPDHGState(State):
     phase: str = "original"
     single: bool = False
     seed: int = 0
+    goal: float = 0.0
     outcome: str = ""
     ray: Any = None
     tried_nit: int = 0
@@ -236,7 +239,8 @@ class HalpernPDHG(Solver):
 
     def init(self, problem: Any, x0: Any = None) -> HalpernPDHGState:
         """Return the first state; see :class:`Solver`."""
-        state = HalpernPDHGState(seed=int(make_rng(self.random_state).integers(2**32)))
+        seed = int(make_rng(self.random_state).integers(2**32))
+        state = HalpernPDHGState(seed=seed, goal=self.tol)
         pdhg_run.begin(self, problem, state, x0)
         return state
 

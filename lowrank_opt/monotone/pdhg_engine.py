@@ -386,8 +386,8 @@ def measure(work: Work, x: Any, y: Any) -> Measures:
         *p.columns.parts, cost, y, x, p.c, p.lower, p.upper, p.column_unit, size, out
     )
     unit, half = 1.0 / (p.side * p.cost), 0.5 * float(out[4])
-    objective = (float(out[3]) + half) * unit
-    dual_objective = (support + float(out[2]) - half) * unit
+    objective = (float(out[3]) + half) * unit + p.offset
+    dual_objective = (support + float(out[2]) - half) * unit + p.offset
     gap = abs(objective - dual_objective) / (1.0 + abs(objective) + abs(dual_objective))
     return Measures(
         primal / (1.0 + p.side_norm), math.sqrt(out[0]) / (1.0 + p.cost_norm), gap, objective,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
@@ -31,6 +31,7 @@ TRY_BELOW, TRY_DROP, TRY_GROWTH, TRY_SHARE = 2e-2, 2.0, 1.25, 0.2
 # Model of a try's seconds: a round, and for each of its nonzeros; operations a second.
 TRY_SECONDS, TRY_SPEED = (2e-3, 2e-7), 2e8
 MAX_FLOPS = 1e11
+DESCENT = "A direction of unbounded descent is known, not yet a feasible point"
 SINGLE_TOL = 2e-5  # of the phase in float32
 RAYS_EVERY = 8  # checks
 
@@ -145,6 +146,9 @@ def _cache(solver: Any, problem: Any, state: Any, fresh: bool = False) -> Cache 
         elif found.status == "infeasible" and _proved(problem, state, "infeasible", found.ray):
             state.message = "Found by presolve"
             return None
+        elif found.status == "unbounded" and _proved(problem, state, "unbounded", found.ray):
+            state.outcome, state.phase = "", "feasible"
+            state.message, program = DESCENT, _without_costs(problem)
         elif found.status == "solved":
             x, y = found.postsolve(np.zeros(0), np.zeros(0))
             residual = _measured(solver, problem, state, x, y)
@@ -158,6 +162,11 @@ def _cache(solver: Any, problem: Any, state: Any, fresh: bool = False) -> Cache 
         program, ruiz_sweeps=solver.ruiz_sweeps, pock_chambolle=solver.pock_chambolle,
         rescale=solver.rescale, rng=np.random.default_rng([state.seed, 0]),
     )  # fmt: skip
+    if presolved is not None:  # residuals relative to the sizes of the given program
+        scaled = replace(
+            scaled, side_norm=presolved.side_norm, cost_norm=presolved.cost_norm,
+            offset=program.offset - problem.offset,
+        )  # fmt: skip
     options = engine.Options(
         reflect=solver.reflect, weight=solver.weight, step=solver.step_size,
         restart=solver.restart is not None, n_threads=_threads(solver, scaled.nnz),
@@ -252,18 +261,16 @@ def _check(solver: Any, problem: Any, state: Any, cache: Cache) -> Cache:
     if state.phase == "feasible":
         return _check_feasible(solver, problem, state, cache)
     _note(solver, problem, state, cache)
-    if run.residual <= solver.tol and not state.single:
-        return _settle(solver, problem, state, cache)
-    if state.single and (run.residual <= max(SINGLE_TOL, solver.tol) or _stuck(run)):
+    goal = solver.tol if cache.presolved is None else min(state.goal, solver.tol)
+    if run.residual <= goal and not state.single:
+        return _settle(solver, problem, state, cache, run.x_hat, run.y_hat, run.residual)
+    if state.single and (run.residual <= max(SINGLE_TOL, goal) or _stuck(run)):
         x, y = cache.double.program.to_user(*_doubled(run.best_scaled))
         return _renew(solver, problem, state, x, y, presolve=cache.presolved is not None)
     if solver.finish and _try_due(state, cache):
-        found = _try_finish(solver, state, cache)
+        found = _try_finish(state, cache, goal)
         if found is not None:
-            x, y, residual = found
-            run.best_scaled = cache.work.program.from_user(x, y)
-            run.best_residual = run.residual = residual
-            return _settle(solver, problem, state, cache)
+            return _settle(solver, problem, state, cache, *found)
     if solver.infeasibility and _rays_due(run):
         return _look_for_rays(solver, problem, state, cache)
     return cache
@@ -299,7 +306,12 @@ def _note(solver: Any, problem: Any, state: Any, cache: Cache) -> None:
         state.best_residual = best
         x, y = cache.double.program.to_user(*_doubled(run.best_scaled))
         state.best = PrimalDual(np.clip(x, problem.lower, problem.upper), y)
-    state.residual = run.residual if np.isnan(run.residual) else min(best, state.best_residual)
+    if np.isnan(run.residual):
+        state.residual = run.residual
+    elif cache.presolved is not None and best <= solver.tol:
+        state.residual = state.best_residual  # on the given program it may be larger
+    else:
+        state.residual = min(best, state.best_residual)
     if solver.log is None:
         return
     if state.log and state.nit < state.log[-1][0] + solver.log:
@@ -336,13 +348,17 @@ def _renew(solver: Any, problem: Any, state: Any, x: Values, y: Values, *, preso
     return cache
 
 
-def _settle(solver: Any, problem: Any, state: Any, cache: Cache) -> Cache:
-    """The iterations have met the tolerance: make it an answer of the given program, or go on."""
+def _settle(
+    solver: Any, problem: Any, state: Any, cache: Cache, x: Values, y: Values, residual: float
+) -> Cache:
+    """A scaled point meets the goal: make it an answer of the given program, or go on."""
     run = state.engine
-    x, y = cache.work.program.to_user(*run.best_scaled)
+    if residual <= run.best_residual:
+        run.best_scaled, run.best_residual = (x.copy(), y.copy()), residual
+    x, y = cache.double.program.to_user(x, y)
     if cache.presolved is None:
         state.best = PrimalDual(np.clip(x, problem.lower, problem.upper), y)
-        state.best_residual = state.residual = run.best_residual
+        state.best_residual = state.residual = residual
         return cache
     point, residual = _back(solver, problem, state, cache, x, y)
     state.residual = residual
@@ -350,7 +366,11 @@ def _settle(solver: Any, problem: Any, state: Any, cache: Cache) -> Cache:
         state.best, state.best_residual = point, residual
     if residual <= solver.tol:
         return cache
-    logger.debug("HalpernPDHG: after postsolve the residual is %.2e; going on", residual)
+    state.goal *= 0.25
+    if state.goal >= solver.tol / 300.0:
+        logger.debug("HalpernPDHG: the residual after postsolve is %.2e", residual)
+        return cache
+    logger.debug("HalpernPDHG: the residual after postsolve is %.2e; no more presolve", residual)
     return _renew(solver, problem, state, *point, presolve=False)
 
 
@@ -397,20 +417,22 @@ def _try_due(state: Any, cache: Cache) -> bool:
     )
 
 
-def _try_finish(solver: Any, state: Any, cache: Cache) -> tuple[Values, Values, float] | None:
-    """Try the finish at the last check's point; return what meets the tolerance."""
+def _try_finish(state: Any, cache: Cache, goal: float) -> tuple[Values, Values, float] | None:
+    """Try the finish at the last check's point; return what meets the goal, in scaled units."""
     run, work, program = state.engine, cache.work, cache.program
     state.tried_nit, state.tried_residual = state.nit, run.residual
     state.count(finish_tries=1)
     x, y = work.program.to_user(run.x_hat, run.y_hat)
     x = np.clip(np.asarray(x, np.float64), program.lower, program.upper)
     best: tuple[Values, Values, float] | None = None
-    found = _finished(program, x, np.asarray(y, np.float64), solver.tol, state.nit)
+    found = _finished(program, x, np.asarray(y, np.float64), goal, state.nit)
     fixed, by_number = TRY_SECONDS
     state.tried_work += found.rounds * (fixed + by_number * program.A.nnz) + found.work / TRY_SPEED
-    for x_new, y_new in found.candidates:
-        residual = engine.measure(work, *work.program.from_user(x_new, y_new)).worst
-        if residual <= solver.tol and (best is None or residual < best[2]):
+    scale = cache.double.program.from_user
+    for point in found.candidates:
+        x_new, y_new = scale(*point)
+        residual = engine.measure(cache.double, x_new, y_new).worst
+        if residual <= goal and (best is None or residual < best[2]):
             best = x_new, y_new, residual
     return best
 
@@ -426,7 +448,7 @@ def _look_for_rays(solver: Any, problem: Any, state: Any, cache: Cache) -> Cache
         if outcome == "unbounded" and run.measures.primal > solver.tol:
             # Without a feasible point the program may be infeasible as well.
             state.outcome, state.phase, state.cache, state.single = "", "feasible", None, False
-            state.message = "A direction of unbounded descent is known, not yet a feasible point"
+            state.message = DESCENT
             cache_new = _cache(solver, problem, state)
             assert cache_new is not None
             _start(solver, state, cache_new, *state.best)

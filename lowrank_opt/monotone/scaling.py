@@ -92,6 +92,8 @@ class ScaledProgram:
         Sizes of right-hand sides and costs in the user's units.
     absolute_quadratic : csr_array or None
         Absolute values of the quadratic term in the user's units.
+    offset : float
+        Constant that counts in the relative gap.
     """
 
     rows: Compressed
@@ -115,6 +117,7 @@ class ScaledProgram:
     side_size: NDArray[Any]
     cost_size: NDArray[Any]
     absolute_quadratic: Any = None
+    offset: float = 0.0
 
     @property
     def shape(self) -> tuple[int, int]:
