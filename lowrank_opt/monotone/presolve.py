@@ -142,10 +142,11 @@ def presolve(problem: Any, *, reductions: Iterable[str] | None = None) -> Presol
     >>> import numpy as np
     >>> from lowrank_opt.monotone import LinearProgram
     >>> from lowrank_opt.monotone.presolve import presolve
-    >>> lp = LinearProgram([1.0, 1.0], [[2.0, 0.0], [1.0, 1.0]], [4.0, 5.0], None, lower=0.0)
+    >>> rows = [[2.0, 0.0], [1.0, 1.0]]
+    >>> lp = LinearProgram([1.0, -1.0], rows, [4.0, -np.inf], [np.inf, 5.0], lower=0.0)
     >>> found = presolve(lp)
     >>> found.status, found.postsolve(np.zeros(0), np.zeros(0))
-    ('solved', (array([2., 3.]), array([0., 1.])))
+    ('solved', (array([2., 3.]), array([ 1., -1.])))
     """
     names = REDUCTIONS if reductions is None else tuple(reductions)
     for name in names:
