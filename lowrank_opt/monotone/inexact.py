@@ -102,8 +102,9 @@ class InexactHalpern(OperatorSolver):
         A number c: :math:`c\, n \ln(k + 2)` inner iterations, at least 1, and no other stop.
     max_inner : int or None, default=None
         Limit on inner iterations; ``None``: 200 n, or 10000 deterministic ones.
-    sampling : {"uniform", "importance"}, default="importance"
-        How terms are drawn, with replacement.
+    sampling : {"uniform", "importance", "auto"}, default="auto"
+        How terms are drawn, with replacement; ``"importance"``: by their sizes; ``"auto"``: so if
+        those need not be measured.
     tol : float, default=1e-6
         Limit on the certificate's residual at J u.
     max_iter : int, default=100000
@@ -162,7 +163,7 @@ class InexactHalpern(OperatorSolver):
         "inner_step": [_POSITIVE, StrOptions({"auto"})],
         "inner_length": [_POSITIVE, StrOptions({"adaptive"})],
         "max_inner": [None, Interval(Integral, 1, None, closed="left")],
-        "sampling": [StrOptions({"uniform", "importance"})],
+        "sampling": [StrOptions({"uniform", "importance", "auto"})],
     }
 
     def __init__(
@@ -176,7 +177,7 @@ class InexactHalpern(OperatorSolver):
         inner_step: float | str = "auto",
         inner_length: float | str = "adaptive",
         max_inner: int | None = None,
-        sampling: str = "importance",
+        sampling: str = "auto",
         tol: float = 1e-6,
         max_iter: int = 100_000,
         max_time: float | None = None,
@@ -234,7 +235,7 @@ class InexactHalpern(OperatorSolver):
         state.inner_method = method
         if method == "variance_reduced":
             L, calls = constants.mean_lipschitz(problem, self._terms(problem, state))
-            state.count(component_calls=calls)
+            state.count(component_calls=calls + self._terms(problem, state).calls)
             state.eta = math.sqrt(n) / L if self.eta == "auto" else float(self.eta)
             p = _refresh(n)
             gamma = 0.5 * math.sqrt(p * (1.0 - p)) / (state.eta * L + 1.0)

@@ -29,6 +29,7 @@ __all__ = [
 ]
 
 _LARGEST = 2**32 - 1
+_SIZE_PAIRS = 2
 
 
 class SampledTerms:
@@ -45,10 +46,13 @@ class SampledTerms:
     ----------
     columns : None
         No kernel knows the terms.
+    calls : int
+        Evaluations of terms that measuring the probabilities took.
     """
 
     columns: Any = None
     sets: Any = None
+    calls: int = 0
 
     def __init__(self, problem: Any, probabilities: Any = None) -> None:
         self.problem = problem
@@ -94,7 +98,11 @@ class ColumnTerms:
     ----------
     draws : Draws
         Probabilities, for the kernels.
+    calls : int
+        0: norms are read off.
     """
+
+    calls: int = 0
 
     def __init__(
         self, columns: Columns, sizes: Sequence[int], n_terms: int, sets: Sets,
@@ -239,16 +247,17 @@ def terms_of(problem: Any, sampling: str = "uniform") -> ColumnTerms | SampledTe
     ----------
     problem : object
         A matrix game or an inclusion.
-    sampling : {"uniform", "importance"}, default="uniform"
+    sampling : {"uniform", "importance", "auto"}, default="uniform"
         Probabilities: all the same; or proportional to the squared norms of rows and columns, for
         the problem's own terms ``problem.importance`` or else measured by :func:`term_sizes`.
+        "auto": by importance unless that would have to be measured.
 
     Returns
     -------
     ColumnTerms or SampledTerms
         The terms.
     """
-    importance = sampling == "importance"
+    importance = sampling != "uniform"
     A = getattr(problem, "A", None)
     try:
         if A is not None:
@@ -266,17 +275,21 @@ def terms_of(problem: Any, sampling: str = "uniform") -> ColumnTerms | SampledTe
     except OverflowError:
         pass  # the kernels' pointers do not reach that far
     chances = getattr(problem, "importance", None) if importance else None
-    return SampledTerms(problem, term_sizes(problem) if importance and chances is None else chances)
+    if sampling == "importance" and chances is None:
+        terms = SampledTerms(problem, term_sizes(problem))
+        terms.calls = 2 * _SIZE_PAIRS * int(problem.n_terms)
+        return terms
+    return SampledTerms(problem, chances)
 
 
-def term_sizes(problem: Any, pairs: int = 4) -> Values:
+def term_sizes(problem: Any, pairs: int = _SIZE_PAIRS) -> Values:
     """Return probabilities proportional to sampled Lipschitz constants of the terms.
 
     Parameters
     ----------
     problem : object
         Has ``n_terms``, ``start``, ``resolvent`` and ``sample_operator``.
-    pairs : int, default=4
+    pairs : int, default=2
         Pairs of points; each costs two evaluations of every term.
 
     Returns

@@ -65,7 +65,7 @@ class SampledSolver(OperatorSolver):
     needs = ("operator", "resolvent", "sample_difference", "lipschitz")
     _parameter_constraints: ClassVar[dict[str, list[Any]]] = {
         "batch": [None, Interval(Integral, 1, None, closed="left")],
-        "sampling": [StrOptions({"uniform", "importance"})],
+        "sampling": [StrOptions({"uniform", "importance", "auto"})],
     }
     _state = SampledState
     sampling: str = "uniform"
@@ -168,19 +168,24 @@ class VarianceReducedHalpern(SampledSolver):
     Parameters
     ----------
     eta : float or "auto", default="auto"
-        Step size :math:`\eta`. ``"auto"``: 1 / (2 L), where L is such that the mean of
-        :math:`\|F_i(u) - F_i(v)\|^2` is at most :math:`L \langle F(u) - F(v), u - v \rangle`; it
-        is computed or measured, and the measurement is counted. Any number is accepted, also for
-        operators that are not cocoercive, where the method has no guarantee.
+        Step size :math:`\eta`. ``"auto"`` with restarts: it begins at 1 / L, where L² bounds the
+        mean of :math:`\|F_i(u) - F_i(v)\|^2 / \|u - v\|^2`, and is halved, with a restart from the
+        best point, whenever the residual is twice that at the anchor. Without restarts: 1 / L, L
+        such that the mean of :math:`\|F_i(u) - F_i(v)\|^2` is at most
+        :math:`L \langle F(u) - F(v), u - v \rangle`. Both are computed or measured, and the
+        measurement is counted. Any number is accepted, also for operators that are not
+        cocoercive, where the method has no guarantee.
     batch : int or None, default=None
         Terms in a batch b; ``None``: :math:`\lceil \sqrt n\, \rceil`. With n, every evaluation is
         in full.
-    refresh : float or "auto", default="auto"
-        Probability p of a full evaluation; ``"auto"``: 1 for the first two iterations,
+    refresh : float, "auto" or "decreasing", default="auto"
+        Probability p of a full evaluation; ``"auto"``: :math:`1 / \sqrt n`, which needs half the
+        calls of ``"decreasing"``, the rule of the paper: 1 for the first two iterations,
         :math:`4/(k+4)` for the k-th, but at least :math:`4 / (\sqrt n + 5)`. There is one at least
         every :math:`10 \sqrt n` iterations.
-    sampling : {"uniform", "importance"}, default="uniform"
-        How terms are drawn, with replacement; ``"importance"``: by their sizes.
+    sampling : {"uniform", "importance", "auto"}, default="uniform"
+        How terms are drawn, with replacement; ``"importance"``: by their sizes; ``"auto"``: so if
+        those need not be measured.
     restart : {"adaptive"} or None, default="adaptive"
         ``"adaptive"``: the anchor moves to the iterate, at a full evaluation, when the residual
         has fallen to a fifth since the last time, to a half and rises again, or when the epoch is
@@ -235,7 +240,7 @@ class VarianceReducedHalpern(SampledSolver):
     )
     _parameter_constraints: ClassVar[dict[str, list[Any]]] = {
         "eta": [_POSITIVE, StrOptions({"auto"})],
-        "refresh": [_PROBABILITY, StrOptions({"auto"})],
+        "refresh": [_PROBABILITY, StrOptions({"auto", "decreasing"})],
         "restart": [None, StrOptions({"adaptive"})],
     }
 
@@ -287,9 +292,12 @@ class VarianceReducedHalpern(SampledSolver):
         if self.eta != "auto":
             state.step_size = float(self.eta)
         elif state.residual > self.tol:
-            L, calls = constants.mean_cocoercivity(problem, self.terms(problem, state))
-            state.step_size = 0.5 / L
-            state.count(component_calls=calls)
+            constant = constants.mean_cocoercivity
+            if self.restart is not None:
+                constant = constants.mean_lipschitz
+            L, calls = constant(problem, self.terms(problem, state))
+            state.step_size = 1.0 / L
+            state.count(component_calls=calls + self.terms(problem, state).calls)
         return state
 
     def run(self, problem: Any, state: Any, limit: int) -> int:
@@ -297,7 +305,8 @@ class VarianceReducedHalpern(SampledSolver):
         terms, n = self.terms(problem, state), problem.n_terms
         root = math.sqrt(n)
         batch = self.batch or math.ceil(root)
-        refresh = 0.0 if self.refresh == "auto" else float(self.refresh)
+        rules = {"auto": 1.0 / root, "decreasing": 0.0}
+        refresh = rules.get(str(self.refresh)) if isinstance(self.refresh, str) else self.refresh
         done, full = constants.runner("anchored_steps", terms)(
             state.rng, state.u, state.anchor, state.estimate, np.empty_like(state.u), state.inner,
             state.since, batch, state.step_size, 1.0 if batch >= n else refresh, root, limit,
@@ -307,7 +316,16 @@ class VarianceReducedHalpern(SampledSolver):
         state.count(component_calls=2 * batch * (done - full), resolvent_calls=done)
         if full:
             state.estimate, state.since = self.measured(problem, state, state.u), 0
-            if self.restart is not None and self.restart_due(state):
+            if self.restart is None:
+                pass
+            elif self.eta == "auto" and not state.residual <= 2.0 * state.first:
+                state.step_size *= 0.5
+                state.u = np.array(state.best, np.float64)
+                state.anchor, state.inner = state.u.copy(), 0
+                state.estimate = self.measured(problem, state, state.u)
+                state.first = state.last = state.residual
+                state.restarts += 1
+            elif self.restart_due(state):
                 state.anchor, state.inner = state.u.copy(), 0
                 state.first = state.last = state.residual
                 state.restarts += 1
@@ -351,9 +369,9 @@ class VarianceReducedExtraGradient(SampledSolver):
         Terms in each estimate, of which the mean is taken; ``None``: one.
     refresh : float or "auto", default="auto"
         Probability p of moving the snapshot; ``"auto"``: 2 b / n for a batch of b.
-    sampling : {"uniform", "importance"}, default="importance"
-        How terms are drawn, with replacement; ``"importance"``: by their sizes, which allows the
-        larger steps.
+    sampling : {"uniform", "importance", "auto"}, default="auto"
+        How terms are drawn, with replacement; ``"importance"``: by their sizes, which allows
+        larger steps; ``"auto"``: so if those need not be measured.
     tol : float, default=1e-6
         Limit on the certificate's residual, which is known at snapshots; answers are snapshots.
     max_iter : int, default=10000000
@@ -404,7 +422,7 @@ class VarianceReducedExtraGradient(SampledSolver):
         eta: float | str = "auto",
         batch: int | None = None,
         refresh: float | str = "auto",
-        sampling: str = "importance",
+        sampling: str = "auto",
         tol: float = 1e-6,
         max_iter: int = 10_000_000,
         max_time: float | None = None,
@@ -448,7 +466,7 @@ class VarianceReducedExtraGradient(SampledSolver):
                 problem, self.terms(problem, state), self.batch or 1
             )
             state.step_size = 0.99 * math.sqrt(self.probability(problem)) / L
-            state.count(component_calls=calls)
+            state.count(component_calls=calls + self.terms(problem, state).calls)
         return state
 
     def run(self, problem: Any, state: Any, limit: int) -> int:

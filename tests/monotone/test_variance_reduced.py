@@ -94,7 +94,9 @@ class TestHalpern:
         runs, length = 300, 12
         full = np.zeros(length)
         for seed in range(runs):
-            solver = VarianceReducedHalpern(eta=0.01, restart=None, tol=0.0, random_state=seed)
+            solver = VarianceReducedHalpern(
+                eta=0.01, refresh="decreasing", restart=None, tol=0.0, random_state=seed
+            )
             state = solver.init(problem)
             for k in range(length):
                 before = state.counts["operator_calls"]
@@ -270,7 +272,15 @@ class TestBadInput:
         assert result.success
         singular = MonotoneInclusion((np.ones((2, 2)), np.ones(2)), np.ones(2))
         with pytest.raises(ProblemError, match="no constant L"):
-            VarianceReducedHalpern().solve(singular)
+            VarianceReducedHalpern(restart=None).solve(singular)
+        assert VarianceReducedHalpern().solve(singular).success
+
+    def test_a_step_that_is_too_long_is_halved(self):
+        # The constants given are ten times too small.
+        problem = least_squares(n=100, d=5, lipschitz=0.2, mean_lipschitz=0.2)
+        result = VarianceReducedHalpern(tol=1e-5).solve(problem)
+        assert result.success
+        assert result.state.step_size < 1.0
 
     def test_values_that_are_not_numbers(self):
         def components(x, index):
