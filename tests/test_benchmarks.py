@@ -41,6 +41,11 @@ def lipschitz(monkeypatch):
     yield from _modules(monkeypatch, "lipschitz")
 
 
+@pytest.fixture
+def monotone(monkeypatch):
+    yield from _modules(monkeypatch, "monotone")
+
+
 @pytest.mark.parametrize("full", [False, True])
 def test_plan_names_what_exists(robust, full):
     run, data = robust("run"), robust("benchmark_utils.data")
@@ -764,4 +769,241 @@ def test_report_of_lipschitz_has_verdicts_losses_and_failures(lipschitz):
         assert line in text.splitlines(), line
     assert "published value | ≤ 0.003 | 4.9e-07: 24271 against 24271 | met |" in text
     assert len(report.failures(_lipschitz_results())) == 1
+    assert "None." in report.markdown({"runs": []})
+
+
+# -- linear programs and games --------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("full", [False, True])
+def test_plan_of_monotone_names_what_exists(monotone, full):
+    run, data = monotone("run"), monotone("benchmark_utils.data")
+    systems, worker = monotone("benchmark_utils.systems"), monotone("benchmark_utils.worker")
+    report, problems = monotone("benchmark_utils.report"), monotone("benchmark_utils.problems")
+    sections = set()
+    for job in run.plan(full):
+        json.dumps(job)
+        sections.add(job["section"])
+        assert callable(getattr(worker, job["measure"]))
+        for name in job["cases"]:
+            if job["measure"] == "oracles":
+                assert name in problems.PROBLEMS
+            else:
+                data.parse(name)
+        named = [*job.get("systems", []), *([job["peer"]] if "peer" in job else [])]
+        assert set(named) <= set(systems.SYSTEMS)
+        assert len(run.shrink([job])) == (
+            job["measure"] != "oracles" or job["cases"][0] in ("box", "game: gaussian 50x50")
+        )
+        assert run._longest(job) > job.get("limit", 0.0) * len(job["cases"])
+    assert sections == set(report.SECTIONS)
+    assert len(problems.PROBLEMS) == 20
+
+
+@pytest.mark.parametrize("name", ["ours", "ours, iterations only", "OR-tools PDLP",
+                                  "OR-tools PDLP, presolve", "HiGHS PDLP", "HiGHS simplex",
+                                  "HiGHS IPM"])  # fmt: skip
+def test_all_systems_of_monotone_solve_the_same_program(monotone, name):
+    """Signs of multipliers and the meaning of tolerances: a wrong adapter would flatter us."""
+    data = monotone("benchmark_utils.data")
+    system = monotone("benchmark_utils.systems").SYSTEMS[name]
+    if system.missing():
+        pytest.skip(system.missing())
+    for text in ("planted 30x60/5", "markov 12x3", "l1 30x4", "multicommodity 8-24-4"):
+        case = data.case(text)
+        for factor in system.tries:
+            answer = system(limit=20.0).solve(case, factor)
+            grade = case.grade(answer.x, answer.y)
+            if grade["residual"] <= 1e-6:
+                break
+        assert grade["residual"] <= 1e-6, (text, answer.status)
+        assert grade["relative"] <= grade["residual"]
+        assert grade["error"] is None or grade["error"] < 1e-4
+        assert case.grade(1.1 * answer.x + 0.1, answer.y)["residual"] > 1e-3
+
+
+@pytest.mark.parametrize("name", ["ours, linprog", "SciPy linprog"])
+def test_multipliers_of_linprog_are_read_with_their_signs(monotone, name):
+    from dataclasses import replace
+
+    data = monotone("benchmark_utils.data")
+    system = monotone("benchmark_utils.systems").SYSTEMS[name]()
+    plain = data.case("planted 30x60/5")
+    upper = plain.constraint_upper.copy()
+    lower = plain.constraint_lower.copy()
+    upper[:10], lower[10:20], lower[20:24] = np.inf, -np.inf, lower[20:24] - 0.5
+    ranged = replace(
+        plain, constraint_lower=lower, constraint_upper=upper, upper=np.full(60, 5.0), optimum=None
+    )
+    for case in (plain, ranged):
+        arguments, groups = system.prepare(case)
+        answer = system.point(case, groups, system.call(arguments))
+        assert case.grade(*answer)["residual"] < 1e-6
+        assert case.grade(answer[0], -answer[1])["residual"] > 1e-3
+
+
+def test_programs_in_other_units_and_games(monotone):
+    data, systems = monotone("benchmark_utils.data"), monotone("benchmark_utils.systems")
+    plain, scaled = data.case("transport 8 line"), data.case("transport 8 line, c 100, b 0.5")
+    assert scaled.optimum == pytest.approx(50 * plain.optimum)
+    np.testing.assert_allclose(scaled.c, 100 * plain.c)
+    A = data.game("burglar 12")
+    assert A[3, 3] == 0
+    assert data.game("burglar 12 rows")[3, 5] == pytest.approx(A[5, 3])
+    half = np.array([[1.0, -1.0], [-1.0, 1.0]])
+    assert data.game_gap(half, [1, 1], [2, 2]) == 0.0
+    assert data.game_gap(half, [1, 0], [1, 1]) == pytest.approx(0.5)
+    from scipy.optimize import linprog
+
+    A = data.game("gaussian 10x12")
+    solved = linprog(
+        np.append(np.zeros(12), 1.0), np.column_stack([A, -np.ones(10)]), np.zeros(10),
+        np.append(np.ones(12), 0.0)[None], [1.0], [(0, None)] * 12 + [(None, None)],
+    )  # fmt: skip
+    x, y = solved.x[:12], -solved.ineqlin.marginals
+    assert data.game_gap(A, x, y) < 1e-9
+    found = systems.SYSTEMS["ours, game's LP"]().solve(A)
+    assert data.game_gap(A, found.x, found.y) < 1e-5
+
+
+@pytest.mark.parametrize("name", ["lasso, equal terms", "logistic, 300 terms", "box",
+                                  "least squares, unequal terms"])  # fmt: skip
+def test_terms_of_the_suite_have_the_operator_as_their_mean(monotone, name):
+    problem = monotone("benchmark_utils.problems").PROBLEMS[name]()
+    rng = np.random.default_rng(0)
+    z, w = rng.standard_normal((2, problem.size))
+    every = np.arange(problem.n_terms)
+    np.testing.assert_allclose(
+        problem.sample_operator(z, every), problem.operator(z), rtol=1e-9, atol=1e-12
+    )
+    change = np.linalg.norm(problem.operator(z) - problem.operator(w))
+    assert change <= problem.lipschitz * np.linalg.norm(z - w) * (1 + 1e-9)
+    if problem.components is not None:
+        terms = problem.components(z, every) - problem.components(w, every)
+        mean = np.sqrt(np.mean(np.sum(terms**2, axis=1)))
+        assert mean <= problem.mean_lipschitz * np.linalg.norm(z - w) * (1 + 1e-9)
+        # and the constants are not far too large
+        assert problem.mean_lipschitz < 40 * problem.lipschitz
+
+
+def _monotone_results():
+    def stats(x):
+        return {"median": x, "q1": x, "q3": x, "n": 1}
+
+    def row(case, system, time, residual, tol=1e-6, threads=2, limit=60.0, **more):
+        return {
+            "case": case, "system": system, "threads": threads, "tol": tol, "limit": limit,
+            "nnz": 1000, "seconds": stats(time), "cpu": stats(time), "residual": residual,
+            "relative": residual, "good": residual <= tol, "error": residual, "nit": 10,
+            "status": "CONVERGED", "factor": 1.0, **more,
+        }  # fmt: skip
+
+    pdlp, highs = "OR-tools PDLP", "HiGHS PDLP"
+    presolved = "OR-tools PDLP, presolve"
+    rows = {
+        "lp": [
+            row("planted 5000x10000/10", "ours", 1.0, 1e-7),
+            row("planted 5000x10000/10", pdlp, 4.0, 1e-7),
+            row("transport 300", "ours", 1.0, 1e-7),
+            row("transport 300", pdlp, 9.0, 1e-7),
+            row("transport 300", highs, 0.5, 1e-7),
+            row("pagerank 100000", "ours", 2.0, 1e-3),
+            row("markov 20000x10", "ours", 2.0, 1e-7, error=1e-2),
+        ],
+        "netlib": [
+            row("netlib afiro", "ours", 0.1, 1e-12, threads=1),
+            row("netlib afiro", presolved, 0.1, 1e-7, threads=1),
+            row("netlib pilot", "ours", 60.0, 1e-4, threads=1),
+            row("netlib pilot", presolved, 10.0, 1e-7, threads=1),
+        ],
+        "transport_large": [row("transport 1000", "ours", 30.0, 1e-7)],
+    }
+    runs = [
+        {"job": {"section": s, "measure": "solve", "threads": 2}, "answer": answer}
+        for s, answer in rows.items()
+    ]
+    job = {
+        "section": "lp", "measure": "solve", "threads": 2, "tol": 1e-6, "limit": 9.0,
+        "cases": ["pagerank 100000"], "systems": ["HiGHS IPM"],
+    }  # fmt: skip
+    runs.append({"job": job, "error": "still running after 9 s"})
+    auto = [
+        {
+            "case": f"netlib {name}", "nnz": 10, "turns": 3, "residual": {}, "error": {},
+            "times": {"ours, linprog": ours, "SciPy linprog": 0.01},
+        }
+        for name, ours in (("afiro", 0.005), ("pilot", 0.02))
+    ]  # fmt: skip
+    kernel = [
+        {
+            "case": "transport 700", "threads": 1, "nnz": 1, "best": 2e-3, "bandwidth": 1e9,
+            "matrix_bytes": 1e6, "all_bytes": 2e6, "peer": 4e-3,
+        }
+    ]  # fmt: skip
+    games = [
+        {**row("burglar 500", name, time, 1.0), "gap": gap}
+        for name, time, gap in (
+            ("ours, game", 1.0, 1e-5),
+            ("ours, game's LP", 2.0, 1e-7),
+            ("HiGHS simplex, game's LP", 0.5, 1e-12),
+        )
+    ]
+
+    def oracle(case, calls, best):
+        return {
+            "case": case, "n_terms": 4, "chosen": "Halpern", "lipschitz": 1.0,
+            "mean_lipschitz": 2.0, "auto": {"calls": calls, "good": True, "status": "CONVERGED"},
+            "methods": {
+                "Halpern": {"calls": calls, "good": True},
+                "VarianceReducedHalpern": {"calls": best, "good": True},
+                "ExtraGradient": {"calls": None, "good": False},
+            },
+        }  # fmt: skip
+
+    oracles = [oracle("box", 100, 100), oracle("rotations", 300, 150)]
+    for section, answer in (
+        ("auto", auto),
+        ("kernel", kernel),
+        ("games", games),
+        ("oracles", oracles),
+    ):
+        job = {"section": section, "measure": section, "threads": 1}
+        runs.append({"job": job, "answer": answer})
+    return {"data": {}, "runs": runs}
+
+
+def test_report_of_monotone_has_verdicts_losses_and_failures(monotone):
+    report = monotone("benchmark_utils.report")
+    text = report.markdown(_monotone_results())
+    head = "planted, transport, PageRank, multicommodity"
+    for line in (
+        f"| {head}: solved to 1e-6 | ≥ 3 | 2 of 3 | **missed** |",
+        "| the same: time of ours / OR-tools PDLP, geometric mean | ≤ 0.4 | 0.167 on 2 | met |",
+        "| the same: time of ours / HiGHS PDLP, geometric mean | ≤ 0.3 | 2 on 1 | **missed** |",
+        "| iteration, transport 700, 1 thread(s) / (24 nnz at the bandwidth of a triad) | ≤ 1.5 "
+        "| 2 | **missed** |",
+        "| iteration, transport 700, 1 thread(s) / (24 nnz and vectors at the bandwidth of a "
+        "triad) | ≤ 1.5 | 1 | met |",
+        "| transport 1000, 10^6 variables to 1e-6, 2 thread(s) | ≤ 90 s | 30 s | met |",
+        "| Netlib: solved to 1e-06 in 60 s | ≥ 2 | 1 of 2, PDLP 2 | **missed** |",
+        "| Netlib, 1e-06: time of ours / PDLP, geometric mean | ≤ 1 | 2.45 | **missed** |",
+        "| Netlib: largest error of the objective where 1e-6 is claimed | ≤ 1e-05 | 1e-12 | met |",
+        "| Netlib: residual at most 1e-9 | ≥ 1 | 1 of 2 | met |",
+        "| Netlib, `linprog`: time of ours / SciPy's, the worst | ≤ 1.2 | 2, netlib pilot; "
+        "geometric mean 1 | **missed** |",
+        "| game burglar 500, 2 thread(s): relative gap | ≤ 1e-06 | 1.0e-07, ours, game's LP | met "
+        "|",
+        "| oracle calls of the automatic choice / the best method, the worst | ≤ 1.2 | 2, "
+        "rotations, on 2 problems | **missed** |",
+        "- pagerank 100000, 2 thread(s), 1e-06: ours ended with CONVERGED, residual 1.0e-03, "
+        "**which it calls converged**",
+        "- transport 300, 2 thread(s), 1e-06: HiGHS PDLP is faster, 0.5 s, ours 1 s",
+        "- markov 20000x10, 2 thread(s), 1e-06: the objective of ours is off by 1.0e-02",
+        "- game burglar 500, 2 thread(s): HiGHS simplex, game's LP is faster, 0.5 s, ours 2 s",
+        "- rotations: the automatic choice Halpern needs 2 times the calls of the best method",
+        "- lp: HiGHS IPM, pagerank 100000: still running after 9 s",
+    ):
+        assert line in text.splitlines(), line
+    assert "| pilot | **60**, 1e-04 | 10, 1e-07 |" in text
+    assert len(report.failures(_monotone_results())) == 1
     assert "None." in report.markdown({"runs": []})

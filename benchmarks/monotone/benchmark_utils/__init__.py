@@ -1,0 +1,1 @@
+"""What the quick harness and the benchopt files share."""
