@@ -12,7 +12,7 @@ from typing import Any
 
 __version__ = "0.1.0.dev0"
 
-FAMILIES = ("recovery", "transport", "block_coordinate", "lipschitz")
+FAMILIES = ("recovery", "transport", "block_coordinate", "lipschitz", "monotone")
 
 _SUBPACKAGES = (
     "core",

@@ -2,6 +2,7 @@ from lowrank_opt import block_coordinate as block_coordinate
 from lowrank_opt import core as core
 from lowrank_opt import datasets as datasets
 from lowrank_opt import lipschitz as lipschitz
+from lowrank_opt import monotone as monotone
 from lowrank_opt import numerics as numerics
 from lowrank_opt import papers as papers
 from lowrank_opt import plotting as plotting

@@ -12,6 +12,7 @@ from itertools import pairwise
 import numba
 import numpy as np
 import pytest
+import scipy.linalg as la
 import scipy.sparse as sp
 from scipy.optimize import linprog as scipy_linprog
 from scipy.sparse.linalg import spsolve
@@ -26,7 +27,12 @@ from lowrank_opt.block_coordinate import (
     QuadraticProblem,
     SparseGLMSolver,
 )
-from lowrank_opt.core import ParameterError, ProblemError, registered_solvers
+from lowrank_opt.core import (
+    ParameterError,
+    ProblemError,
+    UnsupportedProblemError,
+    registered_solvers,
+)
 from lowrank_opt.lipschitz import (
     Activation,
     Affine,
@@ -41,7 +47,26 @@ from lowrank_opt.lipschitz import (
     NormProduct,
     SampledLowerBound,
 )
-from lowrank_opt.monotone import HalpernPDHG, LinearProgram, PrimalDual, QuadraticProgram
+from lowrank_opt.monotone import (
+    AnchoredExtraGradient,
+    Anderson,
+    ExtraGradient,
+    FastExtraGradient,
+    FixedPointProblem,
+    GameInteriorPoint,
+    Halpern,
+    HalpernPDHG,
+    InexactHalpern,
+    KrasnoselskiiMann,
+    LinearProgram,
+    MatrixGame,
+    MonotoneInclusion,
+    OptimisticGradient,
+    PrimalDual,
+    QuadraticProgram,
+    VarianceReducedExtraGradient,
+    VarianceReducedHalpern,
+)
 from lowrank_opt.numerics import L1, MCP, Box, ElasticNet, GroupL1, NonNegative, WeightedL1
 from lowrank_opt.recovery import (
     AlternatingMinimization,
@@ -1185,12 +1210,171 @@ ALL_SOLVERS += [
     ),
 ]  # fmt: skip
 
+ARRAYS = {"backends": "the problem's functions and matrices are NumPy's"}
+
+
+def operator_case(solver, factory, **hooks):
+    not_applicable = {**ARRAYS, **hooks.pop("not_applicable", {})}
+    return SolverCase(solver, factory, not_applicable=not_applicable, **hooks)
+
+
+def make_map(dtype=np.float64, seed=0):
+    """A contraction with factor 0.9 that turns."""
+    rng = np.random.default_rng(seed)
+    Q, _ = np.linalg.qr(rng.standard_normal((6, 6)))
+    M, b = (0.9 * Q).astype(dtype), rng.standard_normal(6).astype(dtype)
+    return FixedPointProblem(lambda u: M @ u + b, np.zeros(6, dtype))
+
+
+def make_saddle(dtype=np.float64, seed=0):
+    """x Hx / 2 + y Bx - y Hy / 2 - linear terms: strongly monotone."""
+    rng = np.random.default_rng(seed)
+    B = rng.standard_normal((4, 4))
+    M = np.block([[0.2 * np.eye(4), B.T], [-B, 0.2 * np.eye(4)]])
+    return MonotoneInclusion(
+        (M.astype(dtype), rng.standard_normal(8).astype(dtype)), np.zeros(8, dtype)
+    )
+
+
+def make_boxed(dtype=np.float64, seed=0):
+    """A convex quadratic over the box [-1, 1]: cocoercive, with a prox."""
+    rng = np.random.default_rng(seed)
+    B = rng.standard_normal((6, 6))
+    M, q = (B @ B.T / 6 + 0.3 * np.eye(6)).astype(dtype), rng.standard_normal(6).astype(dtype)
+    return MonotoneInclusion((M, q), np.zeros(6, dtype), prox=lambda x, t: np.clip(x, -1, 1))
+
+
+def make_square_game(dtype=np.float64, seed=0):
+    """A game with one answer."""
+    A = np.array([[3.0, 0.0, 1.0], [0.0, 2.0, 1.5], [1.0, 1.0, -1.0]]) / 2
+    return MatrixGame(A.astype(dtype))
+
+
+def by_solving(problem, solver):
+    M, q = problem.affine
+    return la.solve(M, -q)
+
+
+def fixed_by_solving(problem, solver):
+    q = problem.T(np.zeros(problem.size))
+    M = np.stack([problem.T(e) - q for e in np.eye(problem.size)], axis=1)
+    return la.solve(np.eye(problem.size) - M, q)
+
+
+def game_by_highs(problem, solver):
+    m, n = problem.shape
+    c = np.r_[np.zeros(n), 1.0]
+    r = scipy_linprog(
+        c,
+        np.c_[problem.A, -np.ones(m)],
+        np.zeros(m),
+        [np.r_[np.ones(n), 0.0]],
+        [1.0],
+        [(0, None)] * n + [(None, None)],
+    )
+    return PrimalDual(r.x[:n], -r.ineqlin.marginals)
+
+
+ALL_SOLVERS += [
+    operator_case(Halpern(tol=1e-8), make_map, name="Halpern", reference=fixed_by_solving,
+        bad_inputs=(
+            BadInput("a rotation", lambda: Halpern().solve(make_square_game()),
+                     UnsupportedProblemError, "cocoercive"),
+            BadInput("a long step", lambda: Halpern(step_size=9.0).solve(make_boxed()),
+                     ParameterError, "step_size=9.0"),
+            BadInput("T of another shape", lambda: FixedPointProblem(lambda x: x[1:], np.ones(3)),
+                     ProblemError, "shape"),
+        ),
+        work=lambda problem, solver, nit: {"map_calls": nit + 1},
+    ),
+    operator_case(Halpern(tol=1e-8), make_saddle, name="Halpern-resolvent", reference=by_solving),
+    operator_case(Halpern(tol=1e-8), make_boxed, name="Halpern-forward-backward"),
+    operator_case(KrasnoselskiiMann(tol=1e-8), make_map, name="KrasnoselskiiMann",
+               reference=fixed_by_solving),
+    operator_case(Anderson(tol=1e-8, memory=3), make_map, name="Anderson",
+               reference=fixed_by_solving),
+    operator_case(ExtraGradient(tol=1e-8), make_saddle, name="ExtraGradient", reference=by_solving,
+        work=lambda problem, solver, nit: {"operator_calls": 2 * nit + 1}),
+    operator_case(OptimisticGradient(tol=1e-8), make_saddle, name="OptimisticGradient",
+        reference=by_solving,
+        work=lambda problem, solver, nit: {"operator_calls": nit + 1}),
+    operator_case(AnchoredExtraGradient(tol=1e-7, restart="adaptive"), make_saddle,
+               name="AnchoredExtraGradient", reference=by_solving),
+    operator_case(FastExtraGradient(tol=1e-7, restart="adaptive"), make_square_game,
+               name="FastExtraGradient", reference=game_by_highs),
+    operator_case(GameInteriorPoint(tol=1e-9), make_square_game, name="GameInteriorPoint",
+               reference=game_by_highs),
+]  # fmt: skip
+
+
+def make_least_squares(dtype=np.float64, seed=0):
+    """A mean of 20 gradients, as a cocoercive operator: known minimiser."""
+    rng = np.random.default_rng(seed)
+    a = rng.standard_normal((20, 3)).astype(dtype)
+    b = (a @ rng.standard_normal(3) + rng.standard_normal(20)).astype(dtype)
+
+    def components(x, index):
+        return a[index] * (a[index] @ x - b[index])[:, None]
+
+    M, q = (a.T @ a / 20).astype(dtype), (-a.T @ b / 20).astype(dtype)
+    return MonotoneInclusion((M, q), np.zeros(3, dtype), components=components, n_terms=20)
+
+
+def make_diagonal_game(dtype=np.float64, seed=0):
+    """A diagonal game, whose strategies are in proportion to 1 / a."""
+    a = 1.0 + np.random.default_rng(seed).random(6)
+    start = np.eye(6)[0]
+    return MatrixGame(np.diag(a).astype(dtype), start_point=(start, start))
+
+
+def least_squares_minimiser(problem, solver):
+    M, q = problem.affine
+    return -np.linalg.solve(M, q)
+
+
+def strategies(problem, solver):
+    x = 1.0 / np.diag(problem.A)
+    return (x / x.sum(), x / x.sum())
+
+
+ALL_SOLVERS += [
+    operator_case(
+        VarianceReducedHalpern(tol=1e-7, sampling="importance"), make_least_squares,
+        accuracy=1e-5, reference=least_squares_minimiser,
+    ),
+    operator_case(
+        VarianceReducedHalpern(tol=1e-6, eta=0.3, restart="adaptive"), make_least_squares,
+        name="VarianceReducedHalpern, eta given", accuracy=1e-4, reference=least_squares_minimiser,
+    ),
+    operator_case(
+        VarianceReducedExtraGradient(tol=1e-6), make_diagonal_game, accuracy=1e-3,
+        float32_accuracy=1e-2, reference=strategies,
+    ),
+    operator_case(
+        InexactHalpern(tol=1e-6, inner="variance_reduced"), make_diagonal_game, accuracy=1e-3,
+        name="InexactHalpern, variance-reduced", float32_accuracy=1e-2, reference=strategies,
+    ),
+    operator_case(
+        InexactHalpern(tol=1e-6, inner="deterministic", reflect=True), make_diagonal_game,
+        accuracy=1e-3, name="InexactHalpern, deterministic", float32_accuracy=1e-2,
+        reference=strategies,
+    ),
+    operator_case(
+        InexactHalpern(tol=1e-7, inner="exact"), make_least_squares, accuracy=1e-5,
+        name="InexactHalpern, exact", reference=least_squares_minimiser,
+    ),
+]  # fmt: skip
+
 BY_NAME = {case.name: case for case in ALL_SOLVERS}
 # No kernel of their own that has threads: measurements and the semi-dual are tested as such.
 SERIAL = {
     "BoundOptimizer",
     # Threads from 1e5 nonzeros on: tests/monotone/test_kernels_pdhg.py compares their bits.
-    *(name for name in BY_NAME if name.startswith("HalpernPDHG")),
+    *(
+        name
+        for name in BY_NAME
+        if type(BY_NAME[name].solver).__module__.startswith("lowrank_opt.monotone")
+    ),
     *(name for name in BY_NAME if name.startswith(("SparseGLMSolver", "BlockCoordinate"))),
     *(
         name

@@ -16,7 +16,8 @@ PACKAGE = Path(lowrank_opt.__file__).parent
 # A name that appears or disappears here is a decision: it belongs into the changelog too.
 PUBLIC = {
     "": """
-        FAMILIES __version__ block_coordinate complete core datasets lipschitz numerics papers
+        FAMILIES __version__ block_coordinate complete core datasets lipschitz monotone numerics
+        papers
         plotting recovery
         show_versions solve testing transport warmup
     """,
@@ -56,6 +57,13 @@ PUBLIC = {
         FeedForward IBPClassifier Implicit interval_bounds LipDiff LipLT lipschitz_bound
         LipschitzCertifier LipschitzProblem LipSDP LipSDPGroupSort NormProduct
         propagation_tightness Residual ResidualBlock SampledLowerBound UnsupportedLayerError
+    """,
+    "monotone": """
+        AnchoredExtraGradient Anderson CvxpyHalpernPDHG ExtraGradient FastExtraGradient
+        FixedPointProblem GameInteriorPoint Halpern HalpernPDHG InexactHalpern KrasnoselskiiMann
+        LinearProgram linprog MatrixGame MonotoneInclusion OptimisticGradient PrimalDual
+        QuadraticProgram Ray read_mps solve_batch VarianceReducedExtraGradient
+        VarianceReducedHalpern write_mps
     """,
     "transport": """
         expert_capacity k_support_norm ot_regularization_path ot_value_and_grad prox_k_support

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from lowrank_opt.core.backend import register_kernels
 from lowrank_opt.core.lazy import lazy_names
+from lowrank_opt.core.registry import register_solvers
 
 __all__, __getattr__, __dir__ = lazy_names(
     __name__,
@@ -10,7 +12,7 @@ __all__, __getattr__, __dir__ = lazy_names(
         "averaged": ["Anderson", "KrasnoselskiiMann"],
         "batch": ["solve_batch"],
         "certificates_lp": ["Ray"],
-        "estimators": ["L1Regressor", "RobustRegressor"],
+        "cvxpy_solver": ["CvxpyHalpernPDHG"],
         "extragradient": [
             "AnchoredExtraGradient",
             "ExtraGradient",
@@ -19,6 +21,7 @@ __all__, __getattr__, __dir__ = lazy_names(
         ],
         "fixed_point": ["FixedPointProblem"],
         "front": ["linprog"],
+        "games": ["GameInteriorPoint"],
         "halpern": ["Halpern"],
         "halpern_pdhg": ["HalpernPDHG"],
         "inclusion": ["MonotoneInclusion"],
@@ -31,3 +34,29 @@ __all__, __getattr__, __dir__ = lazy_names(
         "variance_reduced": ["VarianceReducedExtraGradient", "VarianceReducedHalpern"],
     },
 )
+
+register_solvers(
+    __name__,
+    (
+        "Anderson",
+        "AnchoredExtraGradient",
+        "ExtraGradient",
+        "FastExtraGradient",
+        "GameInteriorPoint",
+        "Halpern",
+        "HalpernPDHG",
+        "InexactHalpern",
+        "KrasnoselskiiMann",
+        "OptimisticGradient",
+        "VarianceReducedExtraGradient",
+        "VarianceReducedHalpern",
+    ),
+)
+register_kernels("monotone", numpy="lowrank_opt.monotone.kernels_pdhg")
+
+
+def warmup() -> dict[str, float]:
+    """Compile this family's kernels on tiny inputs; return seconds by name."""
+    from lowrank_opt.monotone.compilation import compile_kernels
+
+    return compile_kernels()
