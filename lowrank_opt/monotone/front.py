@@ -35,6 +35,11 @@ PARAMETERS: dict[str, list[Any]] = {
     "max_iter": [None, Interval(Integral, 0, None, closed="left")],
     "max_time": [None, Interval(Real, 0, None, closed="left")],
 }
+# "auto": nonzeros up to which HiGHS begins, and who then gets how many seconds. Measured: all of
+# Netlib but dfl001 (12 s) end in HiGHS's first stage, random and PageRank programs of 3e4 nonzeros
+# and more in the second.
+_HIGHS_NNZ = 200_000
+_STAGES = (("highs", 1.2), ("halpern", 0.8), ("highs", 30.0), ("halpern", None))
 _SOLVE_KEYWORDS = ("callback", "history", "progress", "checkpoint", "state")
 # SciPy's options that mean one of our arguments; the others are of HiGHS alone.
 _OPTIONS = {"maxiter": "max_iter", "time_limit": "max_time", "presolve": "presolve", "disp": ""}
@@ -143,6 +148,14 @@ def linprog(
     Marginals are derivatives of the optimal value, so those of inequalities and of upper bounds
     are never positive, those of lower bounds never negative. Of a fixed variable the sign decides
     whether the marginal goes to the lower or the upper bound.
+
+    The rule of "auto": more than 200 000 nonzeros, or parameters of Halpern PDHG: that. Otherwise
+    the two take turns until one of them has an answer: HiGHS for 1.2 s, Halpern PDHG for 0.8 s,
+    HiGHS for 30 s, and Halpern PDHG from where it stood. In the first turn nothing is slower than
+    with SciPy (all programs of Netlib but dfl001, which takes HiGHS 12 s), and programs without
+    the structure that keeps a simplex method cheap do not have to wait for it: random ones with
+    1500 x 3000 entries and 3e4 nonzeros take HiGHS more than ten times as long, PageRank of 1e4
+    nodes more than thirty times. Which turn ends depends on the machine; the certificate does not.
 
     The certificate is that of :class:`~lowrank_opt.monotone.LinearProgram`, computed from the
     data, with HiGHS too. That there is no solution is said with a ray that the problem verifies.
@@ -422,36 +435,72 @@ def solve_program(
             certificate = problem.certificate(x0)
             if certificate.residual <= tol:
                 return _already_solved(problem, x0, certificate, tol, start)
-    if method in SOLVERS or (method == "auto" and not solver_params and _for_highs(problem)):
-        result = solve_with_highs(
+    from lowrank_opt.monotone.halpern_pdhg import HalpernPDHG
+
+    def by_highs(limit: float | None) -> Result:
+        return solve_with_highs(
             problem,
             solver=SOLVERS.get(method, "choose"),
             tol=tol,
             max_iter=max_iter,
-            max_time=max_time,
+            max_time=limit,
             presolve=presolve is not False,
         )
-        unsure = result.status in (Status.STALLED, Status.NUMERICAL_ERROR)
-        if method != "auto" or not unsure:
-            return result
-        x0 = result.x if result.x is not None else x0
-        if max_time is not None:
-            max_time = max(max_time - (time.perf_counter() - start), 0.0)
-    from lowrank_opt.monotone.halpern_pdhg import HalpernPDHG
 
-    given = {**(defaults or {}), **solver_params}
-    params = {name: v for name, v in given.items() if name not in _SOLVE_KEYWORDS}
-    keywords = {name: v for name, v in given.items() if name in _SOLVE_KEYWORDS}
-    params |= {"tol": tol, "max_time": max_time}
-    if max_iter is not None:
-        params["max_iter"] = max_iter
-    if presolve is not None:
-        params.setdefault("presolve", presolve)
-    return HalpernPDHG(**params).solve(problem, x0=x0, **keywords)
+    def by_halpern(limit: float | None, **start_from: Any) -> Result:
+        given = {**(defaults or {}), **solver_params}
+        params = {name: v for name, v in given.items() if name not in _SOLVE_KEYWORDS}
+        keywords = {name: v for name, v in given.items() if name in _SOLVE_KEYWORDS}
+        params |= {"tol": tol, "max_time": limit}
+        if max_iter is not None:
+            params["max_iter"] = max_iter
+        if presolve is not None:
+            params.setdefault("presolve", presolve)
+        return HalpernPDHG(**params).solve(problem, **start_from, **keywords)
+
+    def left(budget: float | None) -> float | None:
+        """Return a stage's budget within what is left of max_time."""
+        if max_time is None:
+            return budget
+        rest = max(max_time - (time.perf_counter() - start), 0.0)
+        return rest if budget is None else min(budget, rest)
+
+    if method in SOLVERS:
+        return by_highs(max_time)
+    if method == "halpern" or solver_params or not _for_highs(problem):
+        return by_halpern(max_time, x0=x0)
+    last, start_from = None, {"x0": x0}
+    for who, budget in _STAGES:
+        limit = left(budget)
+        if last is not None and left(None) == 0.0:
+            break
+        if who == "highs":
+            result = by_highs(limit)
+            out_of_time = result.status is Status.TIME_LIMIT
+            if result.status in (Status.STALLED, Status.NUMERICAL_ERROR):
+                if last is None and result.x is not None:
+                    start_from = {"x0": result.x}
+            elif not out_of_time:
+                return result
+        else:
+            result = by_halpern(limit, **start_from)
+            if result.status is not Status.TIME_LIMIT:
+                return result
+            start_from = {"state": result.state}
+        if last is None or _better(result, last):
+            last = result
+    assert last is not None
+    return last
+
+
+def _better(result: Result, other: Result) -> bool:
+    """Whether a result without an answer has the smaller residual."""
+    new, old = result.residual, other.residual
+    return new is not None and (old is None or new < old)
 
 
 def _for_highs(problem: ConvexProgram) -> bool:
-    return problem.Q is None and problem.nnz < 200_000
+    return problem.Q is None and problem.nnz <= _HIGHS_NNZ
 
 
 def _already_solved(

@@ -11,8 +11,10 @@ from scipy.optimize import linprog as scipy_linprog
 from lowrank_opt.core.errors import ParameterError, ProblemError
 from lowrank_opt.core.result import Result
 from lowrank_opt.core.state import Status
+from lowrank_opt.monotone import front
 from lowrank_opt.monotone import highs as highs_module
 from lowrank_opt.monotone.front import from_scipy_arguments, linprog
+from lowrank_opt.monotone.halpern_pdhg import HalpernPDHG
 from lowrank_opt.monotone.highs import solve_with_highs
 from lowrank_opt.monotone.linear_program import LinearProgram
 from lowrank_opt.monotone.quadratic_program import QuadraticProgram
@@ -388,3 +390,47 @@ def test_solver_parameters_choose_halpern():
 
 def test_zero_integrality_is_accepted():
     assert linprog(**GOOD, integrality=[0, 0]).success
+
+
+# -- the rule of "auto" -----------------------------------------------------------------------
+
+
+def test_auto_takes_turns_until_there_is_an_answer(monkeypatch):
+    turns = []
+
+    def note(function, name):
+        def wrapper(*args, **kwargs):
+            turns.append(name)
+            return function(*args, **kwargs)
+
+        return wrapper
+
+    monkeypatch.setattr(front, "solve_with_highs", note(front.solve_with_highs, "highs"))
+    monkeypatch.setattr(HalpernPDHG, "solve", note(HalpernPDHG.solve, "halpern"))
+    assert linprog(**hard()).success
+    assert turns == ["highs"]
+    stages = [("highs", 0.0), ("halpern", 0.0), ("highs", 0.0), ("halpern", None)]
+    monkeypatch.setattr(front, "_STAGES", stages)
+    turns.clear()
+    result = linprog(**hard())
+    assert result.success and "HalpernPDHG" in result.solver
+    assert turns == ["highs", "halpern", "highs", "halpern"]
+    turns.clear()
+    result = linprog(**hard(), max_time=0.0)
+    assert (result.status, result.success) == (Status.TIME_LIMIT, False)
+    assert turns == ["highs"] and np.isfinite(result.x).all()
+
+
+def test_auto_gives_large_programs_to_halpern(monkeypatch):
+    assert front._HIGHS_NNZ == 200_000
+    monkeypatch.setattr(front, "_HIGHS_NNZ", 7199)
+    assert "HalpernPDHG" in linprog(**hard()).solver
+    monkeypatch.setattr(front, "_HIGHS_NNZ", 7200)
+    assert "HiGHS" in linprog(**hard()).solver
+
+
+def test_auto_gives_quadratic_programs_to_halpern():
+    qp = QuadraticProgram([[2.0]], [-2.0], [[1.0]], 2.0)
+    result = front.solve_program(qp)
+    assert result.success and "HalpernPDHG" in result.solver
+    assert result.x.x == pytest.approx([2.0], abs=1e-5)
