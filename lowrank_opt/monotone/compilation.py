@@ -61,6 +61,11 @@ def _runs() -> Iterator[tuple[str, Callable[[], Any]]]:
         "batches",
         lambda: solve_batch(program, constraint_lower=sides, constraint_upper=sides, max_iter=500),
     )
+    solvers = (
+        VarianceReducedHalpern(eta=0.1, max_iter=3),
+        VarianceReducedExtraGradient(max_iter=3),
+        InexactHalpern(max_iter=3),
+    )
     for game in (MatrixGame(rng.random((m, n))), MatrixGame(A)):
-        for solver in (VarianceReducedHalpern, VarianceReducedExtraGradient, InexactHalpern):
-            yield "games", lambda s=solver, g=game: s(max_iter=3).solve(g)  # type: ignore[misc]
+        for solver in solvers:
+            yield "games", lambda s=solver, g=game: s.solve(g)  # type: ignore[misc]
