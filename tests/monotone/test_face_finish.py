@@ -220,3 +220,32 @@ def test_order_is_a_permutation_with_bounded_fill(density):
                 matrix.indptr.astype(np.int64), matrix.indices.astype(np.int32), fill - 1, 1e18
             )
             assert len(refused) == 0
+
+
+@pytest.mark.parametrize(
+    ("x", "y"),
+    [
+        ([0.0, 0.0], [0.5]),  # nothing may move, the row is violated: the multiplier rises to 1
+        ([0.8, 0.8], [0.0]),  # no row binds: down along the costs to the next bound
+        ([0.3, 0.0], [0.2]),
+    ],
+)
+def test_contradictory_faces_lead_to_the_next_bound(x, y):
+    lp = LinearProgram([1.0, 2.0], [[1.0, 1.0]], 1.0, None, 0.0, None)
+    found = attempt(*parts(lp), np.array(x), np.array(y))
+    np.testing.assert_allclose(found.candidates[0][0], [1.0, 0.0], atol=1e-12)
+    np.testing.assert_allclose(found.candidates[0][1], [1.0], atol=1e-12)
+
+
+def test_dense_rows_come_last():
+    """Their lists would be read with every neighbour; the bound on the fill still holds."""
+    rng = np.random.default_rng(0)
+    n = 400
+    face = sp.hstack([sp.random_array((n, n), density=0.003, rng=rng), np.ones((n, 2))])
+    matrix = pattern(sp.block_array([[None, face.T], [face, None]]))
+    order, fill, _ = minimum_degree(
+        matrix.indptr.astype(np.int64), matrix.indices.astype(np.int32), 10**7, 1e18
+    )
+    assert sorted(order) == list(range(matrix.shape[0]))
+    assert sorted(order[-2:]) == [n, n + 1]
+    assert exact_fill(matrix, order) <= fill
