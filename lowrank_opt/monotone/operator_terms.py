@@ -197,7 +197,7 @@ def draw(rng: np.random.Generator, draws: Draws, group: int, count: int) -> NDAr
     return np.where(other, draws.alias[index], index)
 
 
-def matrix_columns(blocks: Sequence[tuple[Any, int, int]], constant: Any) -> Columns:
+def matrix_columns(blocks: Sequence[tuple[Any, float, int]], constant: Any) -> Columns:
     """Store the columns of a matrix, given as blocks of columns one after the other.
 
     Parameters

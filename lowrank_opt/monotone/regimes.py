@@ -56,8 +56,8 @@ class Regime:
 
     @property
     def loss(self) -> float:
-        """Epochs of the automatic choice over the least of the two."""
-        return self.choice_epochs / min(self.deterministic, self.variance_reduced)
+        """Epochs of the automatic choice over the least of the two, or one when it needs fewer."""
+        return max(1.0, self.choice_epochs / min(self.deterministic, self.variance_reduced))
 
 
 def similar_terms(
@@ -144,7 +144,7 @@ def compare_methods(
     (plain, plain_params), (reduced, reduced_params) = constants.alternatives(problem)
 
     def epochs(name: str, params: dict[str, Any]) -> float:
-        cls = solver_class(name)
+        cls: Any = solver_class(name)
         random = "random_state" in cls._signature()
         per_iteration = 2.0 / n if random else 1.0
         found = []
@@ -156,8 +156,10 @@ def compare_methods(
         return float(np.median(found))
 
     counted = {plain: epochs(plain, plain_params), reduced: epochs(reduced, reduced_params)}
-    chosen, _ = constants.choose_method(problem, exact=False)
+    chosen, params = constants.choose_method(problem, exact=False)
     measured = constants.compare_constants(problem).calls / n
+    if chosen not in counted:
+        counted[chosen] = epochs(chosen, params)
     return Regime(
         name, n, L / L_F, math.sqrt(n) * L_F / L, counted[plain], counted[reduced], chosen,
         counted[chosen] + measured,
