@@ -10,6 +10,7 @@ import scipy.linalg as la
 import scipy.sparse as sp
 
 from lowrank_opt.core.solver import Solver
+from lowrank_opt.core.state import Status
 from lowrank_opt.monotone.operator_solver import OperatorSolver, OperatorState
 
 if TYPE_CHECKING:
@@ -21,6 +22,7 @@ __all__ = ["GameInteriorPoint", "GameState"]
 
 _MARGIN = 0.1  # of the first slacks, in units of the spread
 _STAY = 0.995  # share of the way to the boundary
+_CLOSEST = 1e-13  # distance of the bounds at which rounding ends progress
 
 
 @dataclass
@@ -150,6 +152,16 @@ class GameInteriorPoint(OperatorSolver):
         pair = (state.v, state.u) if _exchanged(problem) else (state.u, state.v)
         state.x = np.concatenate(pair).astype(problem.dtype)
         state.count(factorizations=1)
+
+    def terminate(self, problem: Any, state: Any) -> Status | None:
+        """Return why to stop: also bounds that rounding keeps from coming closer."""
+        status = super().terminate(problem, state)
+        if status is None and state.bounds is not None:
+            upper, lower = state.bounds
+            if upper - lower <= _CLOSEST * max(1.0, abs(upper)):
+                state.message = "The bounds meet within rounding; a larger tol can be met"
+                return Status.STALLED
+        return status
 
 
 def _exchanged(problem: Any) -> bool:

@@ -139,3 +139,18 @@ def test_inclusions(cls):
 def test_parameters_out_of_range(solver):
     with pytest.raises(ParameterError, match="="):
         solver.solve(contraction()[0])
+
+
+def test_halpern_begins_anew_at_accepted_points():
+    problem, _ = contraction()
+    solver = Anderson(memory=3, tol=1e-6)
+    state = solver.init(problem)
+    before = 0
+    while state.residual > 1e-6:
+        solver.step(problem, state)
+        accepted = state.counts.get("extrapolations", 0)
+        if accepted > before:
+            assert state.inner == 0
+            assert np.array_equal(state.anchor, state.x)
+        before = accepted
+    assert before > 3

@@ -15,6 +15,7 @@ from lowrank_opt.monotone.fixed_point import FixedPointProblem
 from lowrank_opt.monotone.halpern import Halpern
 from lowrank_opt.monotone.inclusion import MonotoneInclusion
 from lowrank_opt.monotone.matrix_game import MatrixGame
+from lowrank_opt.monotone.operator_solver import OperatorState, due
 
 
 def path(solver, problem, n):
@@ -229,3 +230,22 @@ def test_counts_of_oracles():
     result = Halpern(max_iter=7, tol=0.0).solve(problem)
     assert result.counts["operator_calls"] == 8
     assert (result.n_oracle, result.n_epochs) == (24, 8.0)
+
+
+@pytest.mark.parametrize(
+    ("errors", "ends"),
+    [
+        ([1.0, 0.9, 0.21, 0.19], 4),  # to a fifth
+        ([1.0, 0.7, 0.45, 0.46], 4),  # to a half, and rising
+        ([1.0, 0.7, 0.55, 0.56, 0.49, 0.48], None),
+    ],
+)
+def test_rule_of_restarts(errors, ends):
+    state = OperatorState(nit=1000)
+    for k, error in enumerate(errors, start=1):
+        state.inner = k
+        assert due(state, error) == (k == ends)
+        if k == ends:
+            assert (state.inner, state.restarts) == (0, 1)
+    long = OperatorState(nit=99, inner=36, first=1.0, last=1.0)
+    assert due(long, 0.9)

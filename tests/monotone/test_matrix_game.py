@@ -7,7 +7,7 @@ import pytest
 import scipy.sparse as sp
 from scipy.optimize import linprog
 
-from lowrank_opt.core import ProblemError
+from lowrank_opt.core import ProblemError, Status
 from lowrank_opt.monotone import problems_suite
 from lowrank_opt.monotone.extragradient import FastExtraGradient
 from lowrank_opt.monotone.games import GameInteriorPoint
@@ -107,6 +107,14 @@ def test_integer_payoffs_and_float32():
     result = GameInteriorPoint(tol=1e-5).solve(MatrixGame(RPS.astype(np.float32)))
     assert result.x.x.dtype == np.float32
     assert result.success
+
+
+def test_a_tolerance_below_rounding_ends_honestly():
+    A = np.random.default_rng(8).standard_normal((20, 20)).astype(np.float32)
+    result = GameInteriorPoint(tol=1e-14).solve(MatrixGame(A))
+    assert result.status is Status.STALLED
+    assert result.residual <= 1e-6
+    assert "rounding" in result.message
 
 
 def test_signs_of_the_operator():
