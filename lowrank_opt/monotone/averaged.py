@@ -28,7 +28,7 @@ class KrasnoselskiiMann(MapSolver):
     Parameters
     ----------
     relaxation : float, default=0.5
-        a, in (0, 1).
+        The number a, in (0, 1).
     step_size : float or None, default=None
         Of the map of an inclusion, see :class:`Halpern`.
     reflect : bool, default=True
