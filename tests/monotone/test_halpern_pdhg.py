@@ -12,9 +12,10 @@ from hypothesis import strategies as st
 from scipy.optimize import linprog as scipy_linprog
 
 from lowrank_opt.core import Checkpoint, ParameterError, Status
-from lowrank_opt.monotone import HalpernPDHG, LinearProgram, PrimalDual, QuadraticProgram
+from lowrank_opt.monotone import HalpernPDHG, LinearProgram, PrimalDual, QuadraticProgram, rays
 from lowrank_opt.monotone import pdhg_run as run
 from lowrank_opt.monotone.face_finish import Attempt
+from lowrank_opt.monotone.scaling import plain_program
 
 INF = np.inf
 
@@ -212,6 +213,35 @@ def test_contradictory_bounds_need_no_iteration():
         assert np.all(np.isfinite(result.x.x))
 
 
+def test_rays_that_prove_nothing_are_not_believed(monkeypatch):
+    problem = random_program(3)
+    m, n = problem.shape
+
+    def wrong(work, state):
+        yield "infeasible", np.ones(m)
+        yield "unbounded", np.ones(n)
+        yield "unbounded", np.zeros(n)
+
+    monkeypatch.setattr(run.rays, "candidates", wrong)
+    assert HalpernPDHG(presolve=False, finish=False).solve(problem).success
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_inexact_rays_are_corrected(seed):
+    rng = np.random.default_rng(seed)
+    for problem, kind in ((infeasible(seed), rays._Dual), (unbounded(seed), rays._Primal)):
+        program = plain_program(problem)
+        exact = HalpernPDHG(presolve=False).solve(problem).ray
+        noise = rng.standard_normal(len(exact)) * np.abs(exact).max()
+        view = kind(program, problem.A)
+        found, close = rays._improved(view, exact + 1e-4 * noise)
+        assert close
+        wrong, value = view.split(found)
+        assert value > 0.0
+        assert np.linalg.norm(wrong) <= 1e-10 * value
+        assert rays._improved(view, noise)[0] is None
+
+
 def test_detection_can_be_switched_off():
     result = HalpernPDHG(infeasibility=False, presolve=False, max_iter=2000).solve(infeasible(0))
     assert result.status is Status.ITERATION_LIMIT
@@ -231,6 +261,8 @@ def test_trivial_programs(presolve):
     bad = solver.solve(LinearProgram([1.0], np.zeros((2, 1)), [-1.0, 1.0], [0.0, 1.0], 3.0, 5.0))
     assert bad.status is Status.INFEASIBLE
     np.testing.assert_array_equal(bad.ray, [0.0, 1.0])
+    low = solver.solve(LinearProgram([1.0], np.zeros((1, 1)), [-2.0], [-1.0], 3.0, 5.0))
+    np.testing.assert_array_equal(low.ray, [-1.0])
     nothing = solver.solve(LinearProgram(np.zeros(0)))
     assert nothing.success
     assert nothing.x.x.shape == (0,)
@@ -278,6 +310,8 @@ def test_feasible_programs_in_any_units_are_never_called_infeasible(
 
 def test_a_limit_returns_the_best_point_of_the_moment():
     problem = random_program(4)
+    start = HalpernPDHG(presolve=False).init(problem).residual
+    assert HalpernPDHG(max_iter=40, presolve=False).solve(problem).residual < 0.9 * start
     last = np.inf
     for n in (1, 10, 65, 100, 300):
         result = HalpernPDHG(max_iter=n, finish=False, presolve=False).solve(problem)
@@ -285,7 +319,7 @@ def test_a_limit_returns_the_best_point_of_the_moment():
         assert result.residual == pytest.approx(problem.certificate(result.x).residual, rel=1e-6)
         if result.status is Status.ITERATION_LIMIT:
             last = min(last, result.residual)
-    assert last < HalpernPDHG().init(problem).residual
+    assert last < start
 
 
 @pytest.mark.parametrize("options", [{}, {"first_phase": "float32"}])
@@ -353,8 +387,12 @@ def test_a_wrong_finish_is_discarded(monkeypatch):
 
     monkeypatch.setattr(run, "attempt", wrong)
     problem = random_program(8)
-    result = HalpernPDHG(presolve=False).solve(problem)
+    residuals = []
+    result = HalpernPDHG(presolve=False, check_every=64).solve(
+        problem, callback=lambda intermediate_result: residuals.append(intermediate_result.residual)
+    )
     assert result.success
+    assert np.all(np.diff(residuals) <= 0.0)
     assert result.counts["finish_tries"] > 1
     assert result.fun == pytest.approx(highs(problem).fun, rel=1e-4)
 
