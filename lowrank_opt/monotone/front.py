@@ -36,8 +36,8 @@ PARAMETERS: dict[str, list[Any]] = {
     "max_time": [None, Interval(Real, 0, None, closed="left")],
 }
 # "auto": nonzeros up to which HiGHS begins, and who then gets how many seconds. Measured: all of
-# Netlib but dfl001 (12 s; the others 0.6 s at most) end in HiGHS's first stage, random and PageRank programs of 3e4 nonzeros
-# and more in the second.
+# Netlib but dfl001 (12 s; the others 0.6 s at most) end in HiGHS's first stage, random and
+# PageRank programs of 3e4 nonzeros and more in the second.
 _HIGHS_NNZ = 200_000
 _STAGES = (("highs", 3.0), ("halpern", 1.0), ("highs", 30.0), ("halpern", None))
 _SOLVE_KEYWORDS = ("callback", "history", "progress", "checkpoint", "state")
