@@ -26,7 +26,7 @@ sys.path.append(str(HERE.parents[1]))  # otherwise the checkout that holds this 
 
 import harness  # noqa: E402
 from benchmark_utils import data, report  # noqa: E402
-from benchmark_utils.problems import PROBLEMS  # noqa: E402
+from benchmark_utils.problems import CALIBRATION, PROBLEMS  # noqa: E402
 from benchmark_utils.systems import GAMES, SYSTEMS, unavailable  # noqa: E402
 
 OURS, PLAIN, PDLP, PRESOLVED = (
@@ -116,7 +116,7 @@ def plan(full: bool) -> list[dict]:
                 limit=600.0 if full else 120.0, repetitions=3, budget=5.0,
             )  # fmt: skip
 
-    for name in PROBLEMS:
+    for name in [*PROBLEMS, *CALIBRATION]:
         add("oracles", "oracles", 1, cases=[name], tol=1e-4, limit=20.0, most=8.0)
 
     for threads in both:
