@@ -58,7 +58,7 @@ def row_pass(
             side = abs(cl[i])
         if abs(cu[i]) < inf:
             side = max(side, abs(cu[i]))
-        near = slack_tol * (1.0 + side + size)
+        near = slack_tol * (side + size)
         low, high = low + base, high + base
         if low_inf == 0 and low > cu[i] + near:
             return INFEASIBLE_ROW, i, -1, top
@@ -75,13 +75,12 @@ def row_pass(
             if a < 0:
                 one, two = two, one
             flags = 0
-            room = slack_tol * (1.0 + abs(one) if abs(one) < inf else 1.0)
+            room = near / abs(a)
             if one > lower[j]:
                 if one > upper[j] + room:
                     return INFEASIBLE_ROW, i, 1 if a > 0 else -1, top
                 flags |= 1
                 lower[j] = min(one, upper[j])
-            room = slack_tol * (1.0 + abs(two) if abs(two) < inf else 1.0)
             if two < upper[j]:
                 if two < lower[j] - room:
                     return INFEASIBLE_ROW, i, -1 if a > 0 else 1, top
@@ -266,7 +265,7 @@ def parallel_rows(
             if scale < 0:
                 low, high = high, low
             low, high = low + base[i], high + base[i]
-            room = 1e-9 * (1.0 + (abs(low) if abs(low) < inf else 0.0))
+            room = 1e-9 * (abs(low) if abs(low) < inf else 0.0)
             room += 1e-9 * (abs(high) if abs(high) < inf else 0.0)
             if low > cu[i] + room or high < cl[i] - room:
                 return -1 - i, k, top

@@ -305,6 +305,9 @@ def test_scaled_and_unchanged_programs():
     for unit in (1e-8, 1e8):
         big = LinearProgram(np.ones(30), A, unit * (A @ x), unit * (A @ x), 0.0, None)
         assert presolve(big).status == "unchanged"
+    # Nearly forcing in small units is not forcing: tolerances are relative.
+    tiny = LinearProgram([-1.0, -1.0], [[1.0, 1.0]], None, 5e-10, 0.0, 8e-9)
+    assert presolve(tiny, reductions=["forcing_rows"]).status == "unchanged"
     qp = QuadraticProgram(np.eye(1), [1.0], [[2.0]], 4.0, None)
     assert presolve(qp).status == "unchanged"
     conflict = LinearProgram([1.0], None, None, None, 2.0, 1.0)
