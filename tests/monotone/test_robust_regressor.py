@@ -146,6 +146,8 @@ def test_a_weight_is_a_number_of_copies():
     b = RobustRegressor(3.0, tol=1e-13, max_iter=5000).fit(np.repeat(X, s, 0), np.repeat(y, s))
     np.testing.assert_allclose(a.coef_, b.coef_, atol=1e-6)
     assert a.weights_[2] == 0
+    merged = np.add.reduceat(b.weights_, np.r_[0, np.cumsum(s[s > 0])[:-1]])
+    np.testing.assert_allclose(a.weights_[s > 0], merged, atol=1e-5)
 
 
 def test_limits_and_warm_starts():
