@@ -79,6 +79,10 @@ REPRODUCTIONS: dict[str, Reproduction] = {
         "lowrank_opt.papers.group_sort",
         "Networks that sort: bounds by constraints that keep sums, published and offline weights",
     ),
+    "halpern": Reproduction(
+        "lowrank_opt.papers.halpern",
+        "Variance-reduced Halpern iteration: theorems, games, a saddle, when sampling pays",
+    ),
     "interval_propagation": Reproduction(
         "lowrank_opt.papers.interval_propagation",
         "Interval bounds: tightness at the start and along training, certified accuracy",
