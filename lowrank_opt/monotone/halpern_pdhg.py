@@ -102,7 +102,9 @@ class HalpernPDHG(Solver):
         Whether to try now and then to solve the equations of the active face; kept only when it
         meets the tolerance.
     polish : bool, default=False
-        Whether to end with feasibility polishing.
+        Whether to end with feasibility polishing: the violations of the constraints, those of the
+        reduced costs, or both fall to a thousandth of `tol`, as far as the gap stays within it.
+        May take up to `max_time` once more.
     first_phase : {"float32"} or None, default=None
         Start in single precision.
     ruiz_sweeps : int, default=10
@@ -270,7 +272,11 @@ class HalpernPDHG(Solver):
 
     def answer(self, problem: Any, state: Any, status: Status) -> tuple[PrimalDual, float]:
         """Return the best point, that of the iterations since the last check included."""
-        return pdhg_run.best_point(self, problem, state, last=status is not Status.CONVERGED)
+        last = status is not Status.CONVERGED
+        point, residual = pdhg_run.best_point(self, problem, state, last=last)
+        if not self.polish or state.outcome or not np.isfinite(residual):
+            return point, residual
+        return pdhg_run.polished(self, problem, state, point, residual)
 
     def duals(self, problem: Any, state: Any) -> Any:
         """Return the multipliers of the constraints at the best point that was measured."""

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     Values = NDArray[np.float64]
 
-__all__ = ["advance", "begin", "best_point"]
+__all__ = ["advance", "begin", "best_point", "polished"]
 
 logger = logging.getLogger("lowrank_opt")
 
@@ -499,3 +499,32 @@ def best_point(
             if found < residual or not np.isfinite(residual):
                 best, residual = point, found
     return PrimalDual(best.x.copy(), best.y.copy()), float(residual)
+
+
+def polished(
+    solver: Any, problem: Any, state: Any, point: PrimalDual, residual: float
+) -> tuple[PrimalDual, float]:
+    """Return the point with smaller violations, if its residual allows it.
+
+    Parameters
+    ----------
+    solver : HalpernPDHG
+        The parameters.
+    problem : LinearProgram or QuadraticProgram
+        The program.
+    state : HalpernPDHGState
+        Not changed.
+    point : PrimalDual
+        The answer.
+    residual : float
+        Its residual.
+    """
+    polishing = importlib.import_module("lowrank_opt.monotone.polishing")
+    limit = max(solver.tol, residual)
+    x, y, info = polishing.polish(
+        problem, point.x, point.y, tol=1e-3 * solver.tol, gap_tol=limit, seed=state.seed,
+        max_time=solver.max_time,
+    )  # fmt: skip
+    if not info["residual"] <= limit:
+        return point, residual
+    return PrimalDual(x, y), float(info["residual"])

@@ -381,6 +381,23 @@ def test_the_finish_is_more_accurate_and_kept_only_if_it_is():
     assert with_finish.counts["finish_tries"] >= 1
 
 
+def test_polishing_removes_violations():
+    better = 0
+    for seed in range(4):
+        problem = random_program(seed, m=25, n=40)
+        grades = []
+        for polish in (False, True):
+            solver = HalpernPDHG(tol=1e-4, finish=False, presolve=False, polish=polish)
+            result = solver.solve(problem)
+            assert result.success
+            assert result.residual == pytest.approx(result.certificate.residual, rel=1e-6)
+            details = result.certificate.details
+            grades.append(np.array([details["primal_residual"], details["dual_residual"]]))
+        assert np.all(grades[1] <= grades[0])
+        better += bool(np.any(grades[1] < 0.01 * grades[0]))
+    assert better >= 3
+
+
 def test_a_wrong_finish_is_discarded(monkeypatch):
     def wrong(A, c, low, high, lower, upper, x, y, **kw):
         return Attempt([(x + 1.0, y - 1.0)], work=1.0, rounds=0)
