@@ -61,9 +61,9 @@ PUBLIC = {
     "monotone": """
         AnchoredExtraGradient Anderson CvxpyHalpernPDHG ExtraGradient FastExtraGradient
         FixedPointProblem GameInteriorPoint Halpern HalpernPDHG InexactHalpern KrasnoselskiiMann
-        LinearProgram linprog MatrixGame MonotoneInclusion OptimisticGradient PrimalDual
-        QuadraticProgram Ray read_mps solve_batch VarianceReducedExtraGradient
-        VarianceReducedHalpern write_mps
+        L1Regressor LinearProgram linprog MatrixGame MonotoneInclusion OptimisticGradient
+        PrimalDual QuadraticProgram Ray read_mps RobustRegressor solve_batch
+        VarianceReducedExtraGradient VarianceReducedHalpern write_mps
     """,
     "transport": """
         expert_capacity k_support_norm ot_regularization_path ot_value_and_grad prox_k_support

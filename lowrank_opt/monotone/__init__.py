@@ -13,6 +13,7 @@ __all__, __getattr__, __dir__ = lazy_names(
         "batch": ["solve_batch"],
         "certificates_lp": ["Ray"],
         "cvxpy_solver": ["CvxpyHalpernPDHG"],
+        "estimators": ["L1Regressor", "RobustRegressor"],
         "extragradient": [
             "AnchoredExtraGradient",
             "ExtraGradient",

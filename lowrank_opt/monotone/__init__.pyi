@@ -3,6 +3,8 @@ from lowrank_opt.monotone.averaged import KrasnoselskiiMann as KrasnoselskiiMann
 from lowrank_opt.monotone.batch import solve_batch as solve_batch
 from lowrank_opt.monotone.certificates_lp import Ray as Ray
 from lowrank_opt.monotone.cvxpy_solver import CvxpyHalpernPDHG as CvxpyHalpernPDHG
+from lowrank_opt.monotone.estimators import L1Regressor as L1Regressor
+from lowrank_opt.monotone.estimators import RobustRegressor as RobustRegressor
 from lowrank_opt.monotone.extragradient import AnchoredExtraGradient as AnchoredExtraGradient
 from lowrank_opt.monotone.extragradient import ExtraGradient as ExtraGradient
 from lowrank_opt.monotone.extragradient import FastExtraGradient as FastExtraGradient

@@ -77,6 +77,9 @@ class CvxpyHalpernPDHG(QpSolver):
     MIP_CAPABLE = False
     BOUNDED_VARIABLES = True
 
+    def __init__(self) -> None:
+        super().__init__()
+
     def name(self) -> str:
         """Return the name in cvxpy's statistics."""
         return "HALPERN_PDHG"
