@@ -77,7 +77,7 @@ class InexactHalpern(OperatorSolver):
     ----------
     eta : float or "auto", default="auto"
         Step :math:`\eta` of the resolvent. ``"auto"``: :math:`\sqrt n / L`, L the constant of the
-        mean of the terms; 10 / lipschitz for exact resolvents, 1 / lipschitz for deterministic
+        mean of the terms; 1000 / lipschitz for exact resolvents, 1 / lipschitz for deterministic
         ones.
     inner : {"auto", "variance_reduced", "deterministic", "exact"}, default="auto"
         ``"variance_reduced"``: forward-reflected-backward steps with a snapshot.
@@ -240,7 +240,7 @@ class InexactHalpern(OperatorSolver):
             p = _refresh(n)
             gamma = 0.5 * math.sqrt(p * (1.0 - p)) / (state.eta * L + 1.0)
         else:
-            factor = 10.0 if method == "exact" else 1.0
+            factor = 1000.0 if method == "exact" else 1.0
             state.eta = factor / L_F if self.eta == "auto" else float(self.eta)
             gamma = 0.5 / (state.eta * L_F + 1.0)
         state.gamma = gamma if self.inner_step == "auto" else float(self.inner_step)
