@@ -268,7 +268,7 @@ def _check(solver: Any, problem: Any, state: Any, cache: Cache) -> Cache:
         x, y = cache.double.program.to_user(*_doubled(run.best_scaled))
         return _renew(solver, problem, state, x, y, presolve=cache.presolved is not None)
     if solver.finish and _try_due(state, cache):
-        found = _try_finish(state, cache, goal)
+        found = _try_finish(state, cache, goal, solver.max_time)
         if found is not None:
             return _settle(solver, problem, state, cache, *found)
     if solver.infeasibility and _rays_due(run):
@@ -383,17 +383,24 @@ def _back(
     y = allowed(problem, y)
     residual = _measured(solver, problem, state, x, y)
     if residual > solver.tol and solver.finish:
-        for x_new, y_new in _finished(problem, x, y, solver.tol).candidates:
+        for x_new, y_new in _finished(problem, x, y, solver.tol, 1e6, solver.max_time).candidates:
             found = _measured(solver, problem, state, x_new, y_new)
             if found < residual:
                 x, y, residual = x_new, y_new, found
     return PrimalDual(x, y), residual
 
 
-def _finished(program: Any, x: Values, y: Values, tol: float, iterations: float = 1e6) -> Any:
-    """Return what the finish makes of a point; its factorisation is worth so many iterations."""
+def _finished(
+    program: Any, x: Values, y: Values, tol: float, iterations: float, max_time: float | None
+) -> Any:
+    """Return what the finish makes of a point; a factorisation may cost a share of iterations.
+
+    It cannot be interrupted: it may not cost more than about a tenth of `max_time` either.
+    """
     m, n = program.A.shape
     flops = TRY_SHARE * iterations * (4.0 * program.A.nnz + 15.0 * (m + n)) + 2e7
+    if max_time is not None:
+        flops = min(flops, 0.1 * max_time * 1e9 + 2e7)
     return attempt(
         program.A, program.c, program.constraint_lower, program.constraint_upper, program.lower,
         program.upper, x, y, Q=program.Q, max_flops=min(flops, MAX_FLOPS), tol=tol,
@@ -417,7 +424,9 @@ def _try_due(state: Any, cache: Cache) -> bool:
     )
 
 
-def _try_finish(state: Any, cache: Cache, goal: float) -> tuple[Values, Values, float] | None:
+def _try_finish(
+    state: Any, cache: Cache, goal: float, max_time: float | None
+) -> tuple[Values, Values, float] | None:
     """Try the finish at the last check's point; return what meets the goal, in scaled units."""
     run, work, program = state.engine, cache.work, cache.program
     state.tried_nit, state.tried_residual = state.nit, run.residual
@@ -425,7 +434,7 @@ def _try_finish(state: Any, cache: Cache, goal: float) -> tuple[Values, Values, 
     x, y = work.program.to_user(run.x_hat, run.y_hat)
     x = np.clip(np.asarray(x, np.float64), program.lower, program.upper)
     best: tuple[Values, Values, float] | None = None
-    found = _finished(program, x, np.asarray(y, np.float64), goal, state.nit)
+    found = _finished(program, x, np.asarray(y, np.float64), goal, state.nit, max_time)
     fixed, by_number = TRY_SECONDS
     state.tried_work += found.rounds * (fixed + by_number * program.A.nnz) + found.work / TRY_SPEED
     scale = cache.double.program.from_user
