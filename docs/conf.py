@@ -60,6 +60,7 @@ def write_api_pages() -> None:
         "transport": "Optimal transport",
         "block_coordinate": "Block coordinate methods and sparse linear models",
         "lipschitz": "Lipschitz bounds of neural networks",
+        "monotone": "Fixed points, monotone inclusions, games, linear programs",
         "core": "Contract: problems, solvers, results",
         "numerics": "Projections, proximal operators, sketches",
         "datasets": "Data sets",

@@ -22,6 +22,7 @@ ROOT = Path(__file__).resolve().parents[1]
         "docs/user_guide/sparse_transport.md",
         "docs/user_guide/block_coordinate.md",
         "docs/user_guide/lipschitz.md",
+        "docs/user_guide/monotone.md",
     ],
 )
 def test_python_code_in_the_prose_runs(page):
