@@ -68,8 +68,8 @@ def test_value_and_residual_of_a_diagonal_game():
 
 
 def test_a_curve_counts_passes_and_stops():
-    M = np.array([[0.0, 1.0], [-1.0, 0.0]])
-    problem = MonotoneInclusion((M, np.zeros(2)), np.array([3.0, 4.0]))
+    M = np.kron(np.eye(2), [[0.0, 1.0], [-1.0, 0.0]])  # four terms
+    problem = MonotoneInclusion((M, np.zeros(4)), np.array([3.0, 0.0, 4.0, 0.0]))
     step = 0.5
     curve = paper.Curve(
         problem, ExtraGradient(step_size=step, **paper._run(check_every=1)), 21,
