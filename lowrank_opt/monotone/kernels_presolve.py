@@ -2,7 +2,7 @@
 
 Rows and columns are only marked as removed; the matrix stays as it is, by rows and by columns.
 Bounds of rows count fixed columns at their values and absorbed slacks at 0. What the way back needs
-is written on a stack of operations: kind, row, column, flags and two numbers.
+is written on a stack of operations: kind, row, column, flags and numbers.
 """
 
 from __future__ import annotations
@@ -198,7 +198,7 @@ def column_pass(
             shift[i] += ratio
             numbers[top, 0], numbers[top, 1] = cl[i], cu[i]
             numbers[top, 2], numbers[top, 3] = lower[j], upper[j]
-            numbers[top, 4], numbers[top, 5] = a, shift[i]
+            numbers[top, 4], numbers[top, 5], numbers[top, 6] = a, shift[i], ratio
             top += 1
             one, two = a * lower[j], a * upper[j]
             if a < 0:

@@ -175,7 +175,7 @@ class _Run:
         self.forced = np.full(n, -1, np.int64)
         size = m + n + 1
         self.kinds = np.zeros(size, np.int8)
-        self.places, self.numbers = np.zeros((size, 3), np.int64), np.zeros((size, 6))
+        self.places, self.numbers = np.zeros((size, 3), np.int64), np.zeros((size, 7))
         self.top = 0
         self.largest = float(np.abs(problem.c).max(initial=0.0))
         self.tail = (self.kinds, self.places, self.numbers)
@@ -270,18 +270,14 @@ class _Run:
             None if given is None else [given[k] for k in np.flatnonzero(kept)]
             for given, kept in ((p.row_names, self.rows), (p.column_names, self.cols))
         ]
+        lower, upper = (bound[self.cols] for bound in self.bounds)
         left = LinearProgram(
-            self.c[self.cols], A, cl, cu, *(bound[self.cols] for bound in self.bounds),
-            offset=base + self._moved_costs(), maximize=p.maximize, name=p.name,
-            row_names=names[0], column_names=names[1],
+            self.c[self.cols], A, cl, cu, lower, upper, offset=base + self._moved_costs(),
+            maximize=p.maximize, name=p.name, row_names=names[0], column_names=names[1],
         )  # fmt: skip
         return Presolved(left, "reduced" if self.cols.any() else "solved", stack)
 
     def _moved_costs(self) -> float:
         """Return the constant of the objective that comes from moved costs."""
-        total, before = 0.0, np.zeros(len(self.rows))
-        for kind, (i, *_), numbers in zip(self.kinds, self.places, self.numbers, strict=True):
-            if kind == kernels.SLACK:
-                total += (numbers[5] - before[i]) * numbers[0] if numbers[5] != before[i] else 0.0
-                before[i] = numbers[5]
-        return total
+        moved = (self.kinds == kernels.SLACK) & (self.numbers[:, 6] != 0)
+        return float(self.numbers[moved, 6] @ self.numbers[moved, 0])
