@@ -141,6 +141,11 @@ def _auto_ratios(results):
     }
 
 
+def _cpu_ratio(row):
+    cpu = row.get("cpu", {})
+    return cpu[OUR_LINPROG] / cpu[SCIPY] if {OUR_LINPROG, SCIPY} <= set(cpu) else None
+
+
 def _oracle_ratio(row, group="alternatives"):
     """Calls of the automatic choice over those of the best method; None: nobody got there.
 
@@ -303,12 +308,13 @@ def _auto(results):
         rows.append(
             (
                 r["case"].removeprefix("netlib "), *(_number(v and 1e3 * v) for v in (a, b)),
-                _number(a / b if a and b else None), r["turns"],
+                _number(a / b if a and b else None), _number(_cpu_ratio(r)), r["turns"],
                 *(_number(r["residual"].get(n), ".0e") for n in (OUR_LINPROG, SCIPY)),
             )
         )  # fmt: skip
     head = (
-        "LP", "ours, ms", "SciPy, ms", "ratio", "turns", "residual, ours", "residual, SciPy"
+        "LP", "ours, ms", "SciPy, ms", "ratio", "of CPU times", "turns", "residual, ours",
+        "residual, SciPy",
     )  # fmt: skip
     return ["The least of many calls that take turns.", "", *table(head, rows)]
 
