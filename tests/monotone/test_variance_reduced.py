@@ -250,7 +250,7 @@ class TestBadInput:
             ({"eta": "large"}, "eta='large'"),
             ({"refresh": 0.0}, "refresh=0.0"),
             ({"refresh": 1.5}, "refresh=1.5"),
-            ({"sampling": "importence"}, "Did you mean 'importance'"),
+            ({"sampling": "importanc"}, "Did you mean 'importance'"),
             ({"tol": -1.0}, "tol=-1.0"),
         ],
     )
