@@ -44,8 +44,6 @@ class LinearProgram(ConvexProgram):
 
     Attributes
     ----------
-    shape : tuple of int
-        (m, n).
     nnz : int
         Nonzeros of `A`.
     conflicts : str
