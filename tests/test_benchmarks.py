@@ -796,7 +796,7 @@ def test_plan_of_monotone_names_what_exists(monotone, full):
             job["measure"] != "oracles" or job["cases"][0] in ("box", "game: gaussian 50x50")
         )
         assert run._longest(job) > job.get("limit", 0.0) * len(job["cases"])
-    assert sections == set(report.SECTIONS)
+    assert sections == {*report.SECTIONS, *report.PROGRAMS}
     assert len(problems.PROBLEMS) == 20
 
 

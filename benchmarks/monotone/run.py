@@ -4,8 +4,9 @@
 process of its own with pinned threads and writes ``results.json`` and ``RESULTS.md`` beside this
 file. ``--only lp,netlib`` runs some sections and keeps the other results of ``results.json``;
 ``--list`` prints the jobs; ``--full`` takes more repetitions, more cases and longer limits;
-``--tiny`` checks the harness on tiny cases and measures nothing. Sections: ``lp``, ``netlib``,
-``auto``, ``kernel``, ``games``, ``oracles``, ``threads``, ``transport_large``, ``scaled``.
+``--tiny`` checks the harness on tiny cases and measures nothing. Sections: ``lp``, ``large``
+(millions of nonzeros), ``direct`` (simplex and interior point on the same), ``netlib``, ``auto``,
+``kernel``, ``games``, ``oracles``, ``threads``, ``transport_large``, ``scaled``.
 """
 
 from __future__ import annotations
@@ -78,10 +79,10 @@ def plan(full: bool) -> list[dict]:
 
     seeds = [f"{c}, seed {s}" for c in LP[:6] for s in (1, 2)] if full else []
     solve("lp", [*LP, *LP_OTHER, *seeds], FIRST_ORDER, 300.0)
-    solve("lp", LP_LARGE, FIRST_ORDER, 600.0, repetitions=1)
-    solve("lp", [*LP, *LP_OTHER], (SIMPLEX, IPM), 600.0 if full else 120.0, repetitions=1)
+    solve("large", LP_LARGE, FIRST_ORDER, 600.0, repetitions=1)
+    solve("direct", [*LP, *LP_OTHER], (SIMPLEX, IPM), 600.0 if full else 120.0, repetitions=1)
     if full:
-        solve("lp", LP_LARGE, (SIMPLEX, IPM), 600.0, repetitions=1)
+        solve("direct", LP_LARGE, (SIMPLEX, IPM), 600.0, repetitions=1)
         solve("lp", LP, FIRST_ORDER, 300.0, threads=1, repetitions=1)
 
     names = [f"netlib {name}" for name in data.netlib_names()] or ["netlib afiro"]
