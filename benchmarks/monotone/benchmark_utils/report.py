@@ -343,8 +343,8 @@ def _kernel(results):
     return [
         "From the difference of two runs without presolve and finish, checks included, each the "
         "fastest of several. Columns that provably stay at 0 are left out of iterations, so that a "
-        "ratio may be below 1. Triad: arrays of 192 MB together, in the same process. *With vectors*: 24 nnz + "
-        "8 (8 n + 6 m) bytes.",
+        "ratio may be below 1. Triad: arrays of 192 MB together, in the same process. *With "
+        "vectors*: 24 nnz + 8 (8 n + 6 m) bytes.",
         "",
         *table(head, rows),
     ]
