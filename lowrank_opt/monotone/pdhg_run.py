@@ -12,6 +12,7 @@ import numpy as np
 
 from lowrank_opt.monotone import pdhg_engine as engine
 from lowrank_opt.monotone import rays
+from lowrank_opt.monotone.certificates_lp import finite_size
 from lowrank_opt.monotone.face_finish import attempt
 from lowrank_opt.monotone.points import PrimalDual
 from lowrank_opt.monotone.scaling import plain_program, scale_program, single_precision
@@ -34,6 +35,7 @@ MAX_FLOPS = 1e11
 DESCENT = "A direction of unbounded descent is known, not yet a feasible point"
 SINGLE_TOL = 2e-5  # of the phase in float32
 RAYS_EVERY = 8  # checks
+FEASIBLE_LATE = 4096  # iterations, after which a tiny violation is one however small its row is
 
 
 @dataclass
@@ -284,16 +286,39 @@ def _rays_due(run: Any) -> bool:
 def _check_feasible(solver: Any, problem: Any, state: Any, cache: Cache) -> Cache:
     """Look for a feasible point, or a proof of none: a direction of descent is known."""
     run = state.engine
-    if run.measures.primal <= solver.tol:
+    if run.nit == 0 and solver.presolve and _contradicted(problem, state):
+        return cache
+    x, y = cache.work.program.to_user(run.x_hat, run.y_hat)
+    x = np.clip(x, problem.lower, problem.upper)
+    primal = run.measures.primal
+    sure = run.nit >= FEASIBLE_LATE and primal <= 1e-3 * solver.tol
+    if primal <= solver.tol and (sure or _row_error(problem, x) <= solver.tol):
         state.outcome = "unbounded"
-        x, y = cache.work.program.to_user(run.x_hat, run.y_hat)
-        state.best = PrimalDual(np.clip(x, problem.lower, problem.upper), np.zeros(len(y)))
+        state.best = PrimalDual(x, np.zeros(len(y)))
         state.best_residual = state.residual = _measured(solver, problem, state, *state.best)
     elif _rays_due(run):
         for outcome, ray in rays.candidates(cache.work, run):
             if outcome == "infeasible" and _proved(problem, state, outcome, ray):
                 break
     return cache
+
+
+def _row_error(problem: Any, x: Values) -> float:
+    """Return the largest violation of a row relative to its own terms, however small they are."""
+    activity = problem.A @ x
+    low, high = problem.constraint_lower, problem.constraint_upper
+    wrong = np.abs(activity - np.clip(activity, low, high))
+    size = np.maximum(finite_size(low, high), abs(problem.A) @ np.abs(x))
+    parts = np.divide(wrong, size, out=np.zeros(len(size)), where=wrong > 0.0)
+    return float(parts.max(initial=0.0))
+
+
+def _contradicted(problem: Any, state: Any) -> bool:
+    """Return whether presolve proves that no point is feasible, whatever the costs."""
+    if problem.Q is not None:
+        return False
+    found = _presolve(replace(problem, c=np.zeros(len(problem.c))))
+    return found.status == "infeasible" and _proved(problem, state, "infeasible", found.ray)
 
 
 def _note(solver: Any, problem: Any, state: Any, cache: Cache) -> None:

@@ -222,4 +222,11 @@ def _improved(view: Any, start: Values) -> tuple[Values | None, bool]:
         trial = v.copy()
         trial[support] += change
         v = view.project(trial)
+    # Dust in a row or column of its own would count as a violation of all of it.
+    size = float(np.abs(v).max(initial=0.0))
+    for part in (TINY, 1e-14):
+        clean = np.where(np.abs(v) > part * size, v, 0.0)
+        wrong, value = view.split(clean)
+        if value > 0.0 and float(np.linalg.norm(wrong)) <= 1e-12 * value:
+            return clean, True
     return v, True

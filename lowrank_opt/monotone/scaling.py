@@ -26,6 +26,7 @@ __all__ = [
 ]
 
 _POWER_STEPS = 40
+_LEAST_STEPS, _FEW = 20, 10_000  # steps of any; nonzeros of small matrices
 
 
 @dataclass
@@ -283,12 +284,14 @@ def operator_norm(
     zero_m, zero_n = np.zeros(m), np.zeros(n)
     u = np.empty(n)
     estimate = 0.0
-    for _ in range(_POWER_STEPS):
+    # Small matrices have time for more: near the second value the estimate can stand for long.
+    for k in range(_POWER_STEPS if len(rows.val) > _FEW else 10 * _POWER_STEPS):
         v /= np.linalg.norm(v)
         product(*columns.parts, v, zero_n, u)
         product(*rows.parts, u, zero_m, v)
         before, estimate = estimate, float(np.linalg.norm(v))
-        if estimate == 0.0 or abs(estimate - before) <= 1e-4 * estimate:
+        change = abs(estimate - before)
+        if estimate == 0.0 or (k >= _LEAST_STEPS and change <= 1e-6 * estimate):
             break
     return math.sqrt(estimate) if root else estimate
 
