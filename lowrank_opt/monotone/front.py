@@ -36,10 +36,10 @@ PARAMETERS: dict[str, list[Any]] = {
     "max_time": [None, Interval(Real, 0, None, closed="left")],
 }
 # "auto": nonzeros up to which HiGHS begins, and who then gets how many seconds. Measured: all of
-# Netlib but dfl001 (12 s; the others 0.6 s at most) end in HiGHS's first stage, random and
+# Netlib (dfl001 4 s, the others 0.6 s at most) end in HiGHS's first stage, random and
 # PageRank programs of 3e4 nonzeros and more in the second.
 _HIGHS_NNZ = 200_000
-_STAGES = (("highs", 3.0), ("halpern", 1.0), ("highs", 30.0), ("halpern", None))
+_STAGES = (("highs", 8.0), ("halpern", 2.0), ("highs", 40.0), ("halpern", None))
 _SOLVE_KEYWORDS = ("callback", "history", "progress", "checkpoint", "state")
 # SciPy's options that mean one of our arguments; the others are of HiGHS alone.
 _OPTIONS = {"maxiter": "max_iter", "time_limit": "max_time", "presolve": "presolve", "disp": ""}
@@ -150,10 +150,10 @@ def linprog(
     whether the marginal goes to the lower or the upper bound.
 
     The rule of "auto": more than 200 000 nonzeros, or parameters of Halpern PDHG: that. Otherwise
-    the two take turns until one of them has an answer: HiGHS for 3 s, Halpern PDHG for 1 s,
-    HiGHS for 30 s, and Halpern PDHG from where it stood. In the first turn nothing is slower than
-    with SciPy (all programs of Netlib but dfl001, which takes HiGHS 12 s), and programs without
-    the structure that keeps a simplex method cheap do not have to wait for it: random ones with
+    the two take turns until one of them has an answer: HiGHS for 8 s, Halpern PDHG for 2 s,
+    HiGHS for 40 s, and Halpern PDHG from where it stood. In the first turn nothing is slower than
+    with SciPy (Netlib's programs: 0.6 s at most, dfl001 4 s on an idle machine), and programs
+    without the structure that keeps a simplex method cheap do not have to wait for it: random ones with
     1500 x 3000 entries and 3e4 nonzeros take HiGHS more than ten times as long, PageRank of 1e4
     nodes more than thirty times. Which turn ends depends on the machine; the certificate does not.
 
