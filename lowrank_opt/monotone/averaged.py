@@ -17,6 +17,7 @@ from lowrank_opt.monotone.maps import MapSolver, MapState
 __all__ = ["Anderson", "KrasnoselskiiMann"]
 
 LARGEST_COEFFICIENT = 1e10
+LONGEST_PAUSE = 15
 
 
 class KrasnoselskiiMann(MapSolver):
@@ -109,12 +110,16 @@ class AndersonState(MapState):
         The safe point, while a proposal is looked at.
     accepted : float
         Norm of the last accepted residual.
+    pause, wait : int
+        Iterations without a proposal after a rejection, and those that are left.
     """
 
     points: list[Any] = field(default_factory=list)
     residuals: list[Any] = field(default_factory=list)
     safe: Any = None
     accepted: float = math.inf
+    pause: int = 0
+    wait: int = 0
 
 
 class Anderson(MapSolver):
@@ -127,7 +132,8 @@ class Anderson(MapSolver):
 
     A proposal counts only when its residual does not exceed the last accepted one; otherwise the
     safe iteration, which runs on unaware of extrapolation since then, takes a step. A rejected
-    proposal costs one evaluation of the map.
+    proposal costs one evaluation of the map; after 1, 2, 3 rejections in a row 1, 3, 7 safe steps,
+    then always 15, come before the next proposal.
 
     Parameters
     ----------
@@ -215,10 +221,12 @@ class Anderson(MapSolver):
         if state.safe is not None:
             if norm <= state.accepted:
                 state.count(extrapolations=1)
+                state.pause = 0
                 # Halpern's iteration begins anew at the accepted point.
                 state.anchor, state.inner = state.x.copy(), 0
             else:
                 state.x, state.safe = state.safe, None
+                state.pause = state.wait = min(2 * state.pause + 1, LONGEST_PAUSE)
                 super().look(problem, state)
                 norm = float(np.linalg.norm(state.x - state.image))
             state.safe = None
@@ -237,7 +245,11 @@ class Anderson(MapSolver):
             safe = weight * state.anchor + (1.0 - weight) * image
         safe = np.asarray(safe, problem.dtype)
         state.inner += 1
-        proposal = self._extrapolated(state.points, state.residuals, image) if self.memory else None
+        proposal = None
+        if state.wait > 0:
+            state.wait -= 1
+        elif self.memory:
+            proposal = self._extrapolated(state.points, state.residuals, image)
         if proposal is None:
             state.x = safe
         else:

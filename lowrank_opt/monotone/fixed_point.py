@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -50,12 +51,19 @@ class FixedPointProblem(Problem):
     See Also
     --------
     MonotoneInclusion : 0 in F(x) + G(x), from which maps are made.
-    Halpern : The solver that `auto_solver` names.
+    Anderson : The solver that `auto_solver` names, unless `T` is seen to keep distances.
+    Halpern : That for maps that keep distances, such as rotations.
 
     Notes
     -----
     The certificate's residual is ``‖x - T(x)‖`` over that at `x_start`. That `T` is nonexpansive
     cannot be checked; solvers warn when two of their iterates contradict it.
+
+    `auto_solver` evaluates `T` twice: averaging and extrapolation take long on a map that keeps all
+    distances and turns many planes by different angles, Halpern iteration does not. On eighteen
+    other maps (contractions, alternating projections, soft thresholds, splittings) safeguarded
+    extrapolation took fewer evaluations, often by a factor of ten.
+    Only Halpern iteration reports the displacement of a map without a fixed point.
 
     Examples
     --------
@@ -108,8 +116,21 @@ class FixedPointProblem(Problem):
         }  # fmt: skip
 
     def auto_solver(self) -> tuple[str, dict[str, Any]]:
-        """Halpern iteration with restarts."""
-        return "Halpern", {}
+        """Safeguarded extrapolation, or Halpern iteration for maps that keep distances."""
+        return ("Halpern", {}) if self._keeps_distances() else ("Anderson", {"fallback": "average"})
+
+    def _keeps_distances(self) -> bool:
+        """Whether T is no average of the identity and another map, by one pair of points."""
+        z = self.start()
+        scale = max(1.0, float(np.linalg.norm(z))) / math.sqrt(max(z.size, 1))
+        w = z + (scale * np.random.default_rng(0).standard_normal(z.size)).astype(z.dtype)
+        d = np.asarray(w - z, np.float64)
+        image = np.asarray(self.fixed_point_map(w) - self.fixed_point_map(z), np.float64)
+        moved, eps = d - image, float(np.finfo(self.dtype).eps)
+        # (1 - a) / a ‖(I - T) d‖² <= ‖d‖² - ‖T d‖² for averages with weight a of the other map
+        lost, turned = float(d @ d - image @ image), float(moved @ moved)
+        rounding = 100.0 * eps * float(d @ d)
+        return turned > rounding and lost <= 1e-6 * turned + rounding
 
     def start(self) -> NDArray[Any]:
         """Return the start as a flat array of its own."""

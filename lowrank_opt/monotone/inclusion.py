@@ -99,8 +99,10 @@ class MonotoneInclusion(Problem):
     ``details["inclusion_residual_after_a_step"]`` is the norm of an element of (F + G) at the point
     where that step ends.
 
-    `auto_solver` chooses between deterministic and variance-reduced methods by measured constants;
-    the choice is logged.
+    `auto_solver` takes exact resolvents for affine operators without prox of up to 5000 variables;
+    else it chooses between deterministic methods (safeguarded extrapolation for cocoercive
+    operators, extragradient steps for others) and a variance-reduced one by measured constants.
+    The choice is logged.
 
     Examples
     --------

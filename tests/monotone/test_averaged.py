@@ -154,3 +154,29 @@ def test_halpern_begins_anew_at_accepted_points():
             assert np.array_equal(state.anchor, state.x)
         before = accepted
     assert before > 3
+
+
+def test_proposals_pause_while_they_are_rejected():
+    rng = np.random.default_rng(0)
+    A = rng.random((40, 25))
+    b = A @ np.maximum(rng.standard_normal(25), 0.0)
+    L = la.norm(A, 2) ** 2
+    problem = FixedPointProblem(lambda u: np.maximum(u - A.T @ (A @ u - b) / L, 0.0), np.zeros(25))
+    solver = Anderson(tol=0.0, fallback="average")
+    state = solver.init(problem)
+    calls, streak = [], 0
+    for _ in range(600):
+        accepted, before = state.counts.get("extrapolations", 0), state.counts["map_calls"]
+        wait = state.wait
+        solver.step(problem, state)
+        spent = state.counts["map_calls"] - before
+        if wait > 0:
+            assert spent == 1
+            assert state.counts.get("extrapolations", 0) == accepted
+        if spent == 2:
+            streak += 1
+            assert state.wait == min(2**streak - 1, 15)
+        elif state.counts.get("extrapolations", 0) > accepted:
+            streak = 0
+        calls.append(spent)
+    assert 10 < calls.count(2) < 150
