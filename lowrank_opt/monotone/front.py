@@ -154,9 +154,9 @@ def linprog(
     HiGHS for 40 s, and Halpern PDHG from where it stood. In the first turn nothing is slower than
     with SciPy (Netlib's programs: 0.6 s at most, dfl001 4 s on an idle machine), and programs
     without the structure that keeps a simplex method cheap do not have to wait for it: random
-    ones with 1500 x 3000 entries and 3e4 nonzeros take HiGHS more than ten times as long, PageRank of
-    1e4 nodes more than thirty times. Which turn ends depends on the machine; the certificate does
-    not.
+    ones with 1500 x 3000 entries and 3e4 nonzeros take HiGHS more than ten times as long,
+    PageRank of 1e4 nodes more than thirty times. Which turn ends depends on the machine; the
+    certificate does not.
 
     The certificate is that of :class:`~lowrank_opt.monotone.LinearProgram`, computed from the
     data, with HiGHS too. That there is no solution is said with a ray that the problem verifies.
