@@ -81,9 +81,9 @@ class Halpern(MapSolver):
     free. In memory: the anchor, the iterate, its image, the best point.
 
     For maps without a fixed point the residual tends to the length of the shortest displacement v
-    (the infimal displacement), and ``result.displacement``, :math:`2 (u_0 - u_k) / k` of the last
-    epoch, to v itself. The message then says so; it is no proof, and the status is that of the
-    limit.
+    (the infimal displacement), and ``result.displacement``, :math:`(1 + a) (u_0 - u_k) / k` of the
+    last epoch, a the anchoring, to v itself. The message then says so; it is no proof, and the
+    status is that of the limit.
 
     References
     ----------
@@ -152,7 +152,8 @@ class Halpern(MapSolver):
     def answer(self, problem: Any, state: Any, status: Status) -> tuple[Any, float]:
         """Return the best point; say so when there seems to be no fixed point."""
         if status in (Status.ITERATION_LIMIT, Status.TIME_LIMIT) and state.inner >= _LONG:
-            v, r = _displacement(state), np.asarray(state.x - state.image, np.float64)
+            v = _displacement(state, self.anchoring)
+            r = np.asarray(state.x - state.image, np.float64)
             size = float(np.linalg.norm(v))
             if float(np.linalg.norm(v - r)) <= _CLOSE * size:
                 state.message = (
@@ -165,9 +166,10 @@ class Halpern(MapSolver):
         self, problem: Any, state: Any, x: Any, certificate: Certificate | None
     ) -> dict[str, Any]:
         """Return counts, and the displacement of the last epoch."""
-        v = problem.shaped(_displacement(state))
+        v = problem.shaped(_displacement(state, self.anchoring))
         return {**super().fields(problem, state, x, certificate), "displacement": v}
 
 
-def _displacement(state: Any) -> Any:
-    return (np.asarray(state.anchor, np.float64) - state.x) * (2.0 / max(state.inner, 1))
+def _displacement(state: Any, anchoring: float) -> Any:
+    scale = (1.0 + anchoring) / max(state.inner, 1)
+    return (np.asarray(state.anchor, np.float64) - state.x) * scale

@@ -138,6 +138,15 @@ def test_displacement_of_a_translation_is_exact():
     assert "no fixed point" in result.message
 
 
+@pytest.mark.parametrize("anchoring", [0.5, 2.0, 5.0])
+def test_displacement_with_another_weight_of_the_anchor(anchoring):
+    v = np.array([0.3, -0.2])
+    problem = FixedPointProblem(lambda u: u - v, np.ones(2))
+    result = plain(max_iter=3000, anchoring=anchoring).solve(problem)
+    assert np.allclose(result.displacement, v, rtol=5e-3)
+    assert "no fixed point" in result.message
+
+
 @pytest.mark.parametrize("restart", [None, "adaptive"])
 def test_displacement_of_sets_that_do_not_meet(restart):
     """Alternating projections between a disc and a half-plane at distance 1/2, shifted by it."""
