@@ -419,14 +419,16 @@ class RobustRegressor(_Linear):
             t = project_weights(total * old[which] / counts, self.rho, counts)
         center = float(counts @ y) / total if self.fit_intercept else 0.0
         scale = 0.5 * float(counts @ (y - center) ** 2) / total
-        best = _ascend(fitter, counts, t, float(self.rho), self.tol * scale, int(self.max_iter))
+        # Where a model without coefficients fits exactly, rounding is all that is left.
+        enough = max(self.tol, 1e-15) * scale + (1e-14 * float(np.abs(y).max())) ** 2
+        best = _ascend(fitter, counts, t, float(self.rho), enough, int(self.max_iter))
         self.coef_, self.intercept_ = best.coef, best.intercept
         self.weights_ = np.zeros(len(which))
         self.weights_[which] = counts * best.weights / total
         self.dual_gap_ = max(0.0, best.upper - best.lower)
         self.robust_loss_ = best.upper
         self.n_iter_ = max(1, best.nit)
-        if not self.dual_gap_ <= max(self.tol * scale, 1e-15 * scale):
+        if not self.dual_gap_ <= enough:
             self._not_solved(
                 f"iteration limit max_iter={self.max_iter} reached: duality gap "
                 f"{self.dual_gap_:.3e}, tol {self.tol:.1e} of {scale:.3e}. Raise max_iter or tol."

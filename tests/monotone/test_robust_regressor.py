@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import warnings
+
 import cvxpy as cp
 import numpy as np
 import pytest
@@ -169,3 +171,13 @@ def test_bad_input():
         RobustRegressor().fit(X, y, sample_weight=[1, -1, 1, 1, 1])
     with pytest.raises(ValueError, match=r"0 everywhere|non-zero"):
         RobustRegressor().fit(X, y, sample_weight=np.zeros(5))
+
+
+@pytest.mark.parametrize("level", [0.0, 1.0, -3e7])
+def test_constant_targets_are_fitted_at_once(level):
+    X = np.random.default_rng(0).standard_normal((200, 4))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        model = RobustRegressor().fit(X, np.full(200, level))
+    assert model.n_iter_ == 1
+    assert model.predict(X) == pytest.approx(np.full(200, level), rel=1e-12)
