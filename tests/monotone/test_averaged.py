@@ -180,3 +180,24 @@ def test_proposals_pause_while_they_are_rejected():
             streak = 0
         calls.append(spent)
     assert 10 < calls.count(2) < 150
+
+
+def test_an_accepted_proposal_ends_the_pauses():
+    rng = np.random.default_rng(4)
+    Q = np.linalg.qr(rng.standard_normal((8, 8)))[0]
+    b = 0.02 * rng.standard_normal(8)
+
+    def T(u):
+        v = Q @ u
+        return np.sign(v) * np.maximum(np.abs(v) - 0.05, 0.0) + b
+
+    solver = Anderson(memory=3, tol=1e-10)
+    problem = FixedPointProblem(T, 3.0 * np.ones(8))
+    state, paused = solver.init(problem), 0
+    while state.residual > 1e-10 and state.nit < 1000:
+        accepted, pause = state.counts.get("extrapolations", 0), state.pause
+        solver.step(problem, state)
+        if state.counts.get("extrapolations", 0) > accepted:
+            assert state.pause == state.wait == 0
+            paused += pause > 0
+    assert paused > 0
