@@ -303,6 +303,14 @@ def _check_feasible(solver: Any, problem: Any, state: Any, cache: Cache) -> Cach
     return cache
 
 
+def _feasible(cache: Cache, run: Any, tol: float) -> bool:
+    """Return whether the last check's point is feasible, in each row's own terms as well."""
+    p = cache.program
+    x = np.asarray(cache.work.program.to_user(run.x_hat, run.y_hat)[0], np.float64)
+    close = run.measures.primal <= tol
+    return bool(close and _row_error(p, np.clip(x, p.lower, p.upper)) <= tol)
+
+
 def _row_error(problem: Any, x: Values) -> float:
     """Return the largest violation of a row relative to its own terms, however small they are."""
     activity = problem.A @ x
@@ -479,7 +487,7 @@ def _look_for_rays(solver: Any, problem: Any, state: Any, cache: Cache) -> Cache
             full = _lifted(cache, outcome, ray)
         if full is None or not _proved(problem, state, outcome, full):
             continue
-        if outcome == "unbounded" and run.measures.primal > solver.tol:
+        if outcome == "unbounded" and not _feasible(cache, run, solver.tol):
             # Without a feasible point the program may be infeasible as well.
             state.outcome, state.phase, state.cache, state.single = "", "feasible", None, False
             state.message = DESCENT

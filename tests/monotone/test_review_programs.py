@@ -22,6 +22,9 @@ INF = np.inf
             [-1, 0, 0], [[0, 1e-8, 1e-8], [0, 1e-8, 2e-8], [0, 1e4, 0]], [-INF, 6.1e-8, 2e4],
             [3e-8, INF, 2e4], 0.0,
         ),
+        LinearProgram(
+            [-1, 0, 0], [[1, -1, 0], [0, 0, 1e-8], [0, 0, 1e-8]], [0, 3e-8, -INF], [0, INF, 1e-8]
+        ),
     ],
 )  # fmt: skip
 def test_small_rows_count_before_a_program_is_called_unbounded(program, presolve):
