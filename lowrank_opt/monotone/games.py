@@ -170,8 +170,16 @@ def _exchanged(problem: Any) -> bool:
 
 
 def _payoffs(problem: Any) -> Any:
-    """Return the payoffs over their spread, with at most as many rows as columns, in float64."""
-    A = problem.A.astype(np.float64) / (problem.spread or 1.0)
+    """Return the payoffs over their spread, with at most as many rows as columns, in float64.
+
+    Dense ones about their middle where that is far from 0: the strategies do not change, and the
+    level that all payoffs share does not cost digits.
+    """
+    A = problem.A.astype(np.float64)
+    middle = 0.5 * (float(A.max()) + float(A.min()))
+    if abs(middle) > problem.spread and not sp.issparse(A):
+        A -= middle
+    A /= problem.spread or 1.0
     if _exchanged(problem):
         A = -A.T
     return sp.csr_array(A) if sp.issparse(A) else np.asfortranarray(A)

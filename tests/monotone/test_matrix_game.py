@@ -92,6 +92,17 @@ def test_scale_does_not_matter(size):
     assert scaled.value == pytest.approx(size * plain.value, rel=1e-6)
 
 
+@pytest.mark.parametrize("level", [1e2, 1e6, -1e8])
+@pytest.mark.parametrize("shape", [(12, 18), (18, 12)])
+def test_a_level_that_payoffs_share_does_not_matter(shape, level):
+    A = np.random.default_rng(5).standard_normal(shape)
+    plain = GameInteriorPoint(tol=1e-7).solve(MatrixGame(A))
+    raised = GameInteriorPoint(tol=1e-7).solve(MatrixGame(level + A))
+    assert raised.success
+    assert raised.nit <= plain.nit + 1
+    assert raised.value - level == pytest.approx(plain.value, abs=1e-6)
+
+
 @pytest.mark.parametrize("shape", [(12, 20), (90, 60)])
 def test_sparse_payoffs_agree_with_dense_ones(shape):
     A = sp.random_array(shape, density=0.3, rng=np.random.default_rng(0), format="coo")
