@@ -627,7 +627,7 @@ def _regimes(size: dict[str, Any]) -> Section:
     began = time.perf_counter()
     from scipy.stats import spearmanr
 
-    from lowrank_opt.monotone.constants import THRESHOLD
+    from lowrank_opt.monotone.constants import THRESHOLD, THRESHOLD_COCOERCIVE
     from lowrank_opt.monotone.regimes import calibration_suite, compare_methods, regime_map
 
     measured = {
@@ -655,7 +655,8 @@ def _regimes(size: dict[str, Any]) -> Section:
     rows += [
         Row(
             "largest √n L_F / L at which sampling lost", max(losing) if losing else "none",
-            source=f"measured; the threshold of the automatic choice is {THRESHOLD:g}",
+            source=f"measured; thresholds of the automatic choice: {THRESHOLD:g}, cocoercive "
+            f"{THRESHOLD_COCOERCIVE:g}",
         ),
         Row(
             "smallest √n L_F / L at which sampling paid", min(paying) if paying else "none",
@@ -678,7 +679,8 @@ def _regimes(size: dict[str, Any]) -> Section:
             shown = [(r.ratio, r.gain) for r in regimes if math.isfinite(r.gain) and r.gain > 0]
             axes.loglog(*zip(*shown, strict=True), "o", label=kind)
         axes.axhline(1.0, linestyle=":")
-        axes.axvline(THRESHOLD, linestyle=":")
+        for ratio in (THRESHOLD, THRESHOLD_COCOERCIVE):
+            axes.axvline(ratio, linestyle=":")
         axes.set_xlabel("√n L_F / L")
         axes.set_ylabel("gain")
         axes.legend(fontsize=8)
