@@ -9,12 +9,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import scipy.sparse as sp
 
+from lowrank_opt.monotone import pdhg_engine as engine
 from lowrank_opt.monotone.batch import solve_batch
 from lowrank_opt.monotone.halpern_pdhg import HalpernPDHG
 from lowrank_opt.monotone.inexact import InexactHalpern
 from lowrank_opt.monotone.linear_program import LinearProgram
 from lowrank_opt.monotone.matrix_game import MatrixGame
 from lowrank_opt.monotone.quadratic_program import QuadraticProgram
+from lowrank_opt.monotone.scaling import scale_program
 from lowrank_opt.monotone.variance_reduced import (
     VarianceReducedExtraGradient,
     VarianceReducedHalpern,
@@ -52,6 +54,7 @@ def _runs() -> Iterator[tuple[str, Callable[[], Any]]]:
     cost = A.T @ rng.standard_normal(m) + rng.random(n) * (x == 0)
     program = LinearProgram(cost, A, A @ x, A @ x, 0.0, None)
     yield "linear programs", lambda: HalpernPDHG(max_iter=500).solve(program)
+    yield "linear programs, threads", lambda: _in_threads(program)
     single = HalpernPDHG(max_iter=500, first_phase="float32", presolve=False)
     yield "linear programs, float32", lambda: single.solve(program)
     quadratic = QuadraticProgram(np.eye(n), cost, A, A @ x, A @ x, 0.0, None)
@@ -69,3 +72,12 @@ def _runs() -> Iterator[tuple[str, Callable[[], Any]]]:
     for game in (MatrixGame(rng.random((m, n))), MatrixGame(A)):
         for solver in solvers:
             yield "games", lambda s=solver, g=game: s.solve(g)  # type: ignore[misc]
+
+
+def _in_threads(program: LinearProgram) -> None:
+    """Iterate in threads, which runs do with large programs only."""
+    work = engine.Work(scale_program(program), engine.Options(n_threads=2))
+    work.pace = engine.Pace()  # tries both ways at first
+    m, n = program.A.shape
+    state = engine.start(work, np.zeros(n), np.zeros(m), np.random.default_rng(0))
+    engine.advance(work, state, engine.CHECK)
