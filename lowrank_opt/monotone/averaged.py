@@ -109,7 +109,7 @@ class AndersonState(MapState):
     safe : ndarray or None
         The safe point, while a proposal is looked at.
     accepted : float
-        Norm of the last accepted residual.
+        Smallest norm of an accepted residual, or of a safe point.
     pause, wait : int
         Iterations without a proposal after a rejection, and those that are left.
     """
@@ -130,7 +130,7 @@ class Anderson(MapSolver):
 
     .. math:: u_{k+1} = u_k + r_k - (\Delta U + \Delta R) \gamma .
 
-    A proposal counts only when its residual does not exceed the last accepted one; otherwise the
+    A proposal counts only when its residual does not exceed any before it; otherwise the
     safe iteration, which runs on unaware of extrapolation since then, takes a step. A rejected
     proposal costs one evaluation of the map; after 1, 2, 3 rejections in a row 1, 3, 7 safe steps,
     then always 15, come before the next proposal.
@@ -230,7 +230,7 @@ class Anderson(MapSolver):
                 super().look(problem, state)
                 norm = float(np.linalg.norm(state.x - state.image))
             state.safe = None
-        state.accepted = norm
+        state.accepted = min(state.accepted, norm)
 
     def advance(self, problem: Any, state: Any) -> None:
         """Propose a point, with the safe one at hand; see :class:`OperatorSolver`."""

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 __all__ = ["MonotoneInclusion"]
 
 _PAIRS, _SEED = 16, 0
+_CHUNK = 1024  # terms evaluated at once
 _MARGIN = 1.5  # of a Lipschitz constant that was only sampled
 _DENSE = 1500  # order up to which norms of matrices are computed exactly
 
@@ -151,11 +152,14 @@ class MonotoneInclusion(Problem):
             if value is not None:
                 put(self, name, scalar(name, value, low=0.0, strict=True))
         z = self.start()
+        mean = None if self.components is None else self._mean_of_terms(z)
         at_start = self.operator(z)
         if not np.all(np.isfinite(at_start)):
             raise ProblemError("F returned NaN or infinity at x_start; start where F is defined")
         if not np.all(np.isfinite(self.resolvent(z, 1.0))):
             raise ProblemError("prox returned NaN or infinity at x_start")
+        if mean is not None:
+            _check_mean(self, np.asarray(at_start, np.float64), *mean)
         sampled = self._sample_pairs()
         if self.affine is not None:
             norm = matrix_norm(self.affine[0])
@@ -185,6 +189,22 @@ class MonotoneInclusion(Problem):
             )
         return M, q
 
+    def _mean_of_terms(self, z: NDArray[Any]) -> tuple[NDArray[np.float64], float]:
+        """Return the mean of all terms and their largest entry; raise if some do not exist."""
+        total, largest = np.zeros(self.size), 0.0
+        for begin in range(0, self.n_terms, _CHUNK):
+            index = np.arange(begin, min(begin + _CHUNK, self.n_terms))
+            try:
+                values = np.asarray(self._terms(z, index), np.float64)
+            except IndexError as error:
+                raise ProblemError(
+                    "components cannot be evaluated for all indices up to n_terms - 1 = "
+                    f"{self.n_terms - 1}: {error}"
+                ) from error
+            total += values.sum(axis=0)
+            largest = max(largest, float(np.abs(values).max(initial=0.0)))
+        return total / self.n_terms, largest
+
     def _sample_pairs(self) -> float:
         """Return the largest ratio of changes; warn when F is seen not to be monotone."""
         rng = np.random.default_rng(_SEED)
@@ -193,7 +213,7 @@ class MonotoneInclusion(Problem):
         worst, largest = 0.0, 0.0
         for k in range(_PAIRS):
             u, v = (z + scale * rng.standard_normal(z.size).astype(z.dtype) for _ in range(2))
-            if k % 2:
+            if k % 2 or self.prox is not None:  # F need not be defined where G is not
                 u, v = self.resolvent(u, 1.0), self.resolvent(v, 1.0)
             d = np.asarray(u - v, np.float64)
             change = np.asarray(self.operator(u) - self.operator(v), np.float64)
@@ -400,6 +420,18 @@ class MonotoneInclusion(Problem):
     def certificate(self, x: Any) -> Certificate:
         """Grade a point by its natural residual, relative to that of the start."""
         return grade_inclusion(self, np.asarray(self.flat(x), np.float64))
+
+
+def _check_mean(problem: Any, F: Any, mean: Any, largest: float) -> None:
+    """Raise when the mean of the terms at the start is not F there."""
+    difference = float(np.abs(mean - F).max())
+    scale = largest + float(np.abs(F).max())
+    if difference > 10.0 * math.sqrt(float(np.finfo(problem.dtype).eps)) * scale:
+        raise ProblemError(
+            f"the mean of the {problem.n_terms} components at x_start is not F there: they differ "
+            f"by {difference:.3g} of {scale:.3g}; F must be the mean of the terms, not their sum, "
+            "and n_terms their number"
+        )
 
 
 def matrix_norm(M: Any) -> float:

@@ -62,6 +62,10 @@ class MatrixGame(Problem):
     :math:`\max_i (Ax)_i - \min_j (A^\top y)_j` over `spread`; ``Certificate.gap`` is the gap, and
     the value of the game is within it of ``objective``, the largest payoff against x.
 
+    A level that all payoffs share changes no strategy, but counts in `lipschitz`, and with it in
+    the steps of first-order methods: subtract it first, such as the mean of the largest and the
+    smallest payoff.
+
     `auto_solver` is :class:`~lowrank_opt.monotone.GameInteriorPoint` up to 4000 rows or columns,
     whichever are fewer, and restarted :class:`~lowrank_opt.monotone.FastExtraGradient` beyond.
 
@@ -148,26 +152,6 @@ class MatrixGame(Problem):
             weights[:size] += np.asarray(squares.sum(axis=axis), np.float64).reshape(-1)
         total = weights.sum()
         return weights / total if total > 0 else np.full(self.n_terms, 1.0 / self.n_terms)
-
-    def mean_lipschitz_of(self, sampling: str) -> float:
-        """Return L with E ‖F_i(u) - F_i(v)‖² <= L² ‖u - v‖² for a sampling.
-
-        Parameters
-        ----------
-        sampling : {"uniform", "importance"}
-            How terms are drawn.
-        """
-        squares = self.A.multiply(self.A) if sp.issparse(self.A) else np.square(self.A)
-        rows = np.asarray(squares.sum(axis=1), np.float64).reshape(-1)
-        columns = np.asarray(squares.sum(axis=0), np.float64).reshape(-1)
-        if sampling == "uniform":
-            worst = max(float(rows.max()), float(columns.max()))
-            return float(np.sqrt(self.n_terms * worst)) or 1.0
-        q = self.importance
-        ratios = [
-            np.divide(v, q[: len(v)], out=np.zeros(len(v)), where=v > 0) for v in (rows, columns)
-        ]
-        return float(np.sqrt(max(r.max() for r in ratios))) or 1.0
 
     def __repr__(self) -> str:
         m, n = self.shape

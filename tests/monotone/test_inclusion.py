@@ -217,3 +217,37 @@ def test_the_suite_has_twenty_problems_of_both_kinds():
     problems = dict(problems_suite.suite())
     assert len(problems) == 20
     assert sum(isinstance(p, MatrixGame) for p in problems.values()) == 8
+
+
+def terms_of(centre):
+    return lambda x, index: (x - centre) * np.ones((len(index), 1))
+
+
+def test_terms_whose_sum_is_given_for_their_mean_are_refused():
+    centre = np.arange(3.0)
+    with pytest.raises(ProblemError, match="not their sum"):
+        MonotoneInclusion(
+            lambda u: 400 * (u - centre), np.zeros(3), components=terms_of(centre), n_terms=400
+        )
+    MonotoneInclusion(lambda u: u - centre, np.zeros(3), components=terms_of(centre), n_terms=3000)
+    for dtype in (np.float32, np.float64):  # large terms that cancel
+        rng = np.random.default_rng(0)
+        shifts = 1e4 * rng.standard_normal((500, 3))
+        shifts -= shifts.mean(axis=0)
+        MonotoneInclusion(
+            lambda u: u, np.ones(3, dtype), components=lambda x, i, s=shifts: x + s[i], n_terms=500
+        )
+
+
+def test_terms_that_do_not_exist_are_named():
+    data = np.ones((5, 3))
+    with pytest.raises(ProblemError, match="n_terms - 1 = 8"):
+        MonotoneInclusion(None, np.zeros(3), components=lambda x, i: data[i] * x, n_terms=9)
+
+
+def test_operators_are_not_sampled_outside_of_the_resolvent():
+    def F(u):
+        assert u.min() > 0.0
+        return np.log(u)
+
+    MonotoneInclusion(F, np.ones(3), prox=lambda u, step: np.clip(u, 0.1, 5.0))
