@@ -98,6 +98,12 @@ def _lp_targets(row, results):
         row(f"the same: time of ours / {peer}, geometric mean", goal, ratio, text)
 
 
+def _limit(results, section):
+    """Limits on the seconds of a call, in words."""
+    limits = sorted({r["job"]["limit"] for r in results["runs"] if r["job"]["section"] == section})
+    return " or ".join(f"{limit:g} s" for limit in limits)
+
+
 def _netlib_targets(row, results):
     by_tol: dict = {}
     for (case, _, tol), found in _groups(results, "netlib").items():
@@ -112,7 +118,13 @@ def _netlib_targets(row, results):
         mine = sum(_good(f[OURS]) for f in counted.values())
         theirs = sum(_good(f[PRESOLVED]) for f in counted.values())
         text = f"{mine} of {len(counted)}, PDLP {theirs}"
-        row(f"Netlib: solved to {tol:g} in 60 s", theirs, mine, text, at_most=False)
+        row(
+            f"Netlib: solved to {tol:g} in {_limit(results, 'netlib')}",
+            theirs,
+            mine,
+            text,
+            at_most=False,
+        )
         ratio = _geometric(
             _counted(f[OURS]) / _counted(f[PRESOLVED]) for f in counted.values()
         )  # fmt: skip
@@ -275,7 +287,7 @@ def _netlib(results):
         "sum, s", "residual at most 1e-9", "largest error of the objective of those solved",
     )  # fmt: skip
     out = [
-        "An LP that is not solved counts with the limit of 60 s.",
+        f"An LP that is not solved counts with the limit of {_limit(results, 'netlib')}.",
         "",
         *table(head, rows),
     ]
