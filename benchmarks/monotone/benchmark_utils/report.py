@@ -100,8 +100,9 @@ def _lp_targets(row, results):
 
 def _limit(results, section):
     """Limits on the seconds of a call, in words."""
-    limits = sorted({r["job"]["limit"] for r in results["runs"] if r["job"]["section"] == section})
-    return " or ".join(f"{limit:g} s" for limit in limits)
+    jobs = [run["job"] for run in results["runs"] if run["job"]["section"] == section]
+    limits = sorted({job["limit"] for job in jobs if "limit" in job})
+    return " or ".join(f"{limit:g} s" for limit in limits) or "no limit"
 
 
 def _netlib_targets(row, results):
