@@ -100,8 +100,8 @@ def _lp_targets(row, results):
 
 def _limit(results, section):
     """Limits on the seconds of a call, in words."""
-    jobs = [run["job"] for run in results["runs"] if run["job"]["section"] == section]
-    limits = sorted({job["limit"] for job in jobs if "limit" in job})
+    rows = [row for found in _groups(results, section).values() for row in found.values()]
+    limits = sorted({row["limit"] for row in rows if "limit" in row})
     return " or ".join(f"{limit:g} s" for limit in limits) or "no limit"
 
 
