@@ -96,7 +96,6 @@ class Program:
     tried_nit: int = 0
     tried_residual: float = math.inf
     tried_work: float = 0.0
-    origin: int = 0  # `nit` at which the rule of restarts began
 
 
 def solve_batch(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import logging
 from dataclasses import dataclass, replace
 from types import SimpleNamespace
@@ -15,6 +14,8 @@ from lowrank_opt.monotone import rays
 from lowrank_opt.monotone.certificates_lp import finite_size
 from lowrank_opt.monotone.face_finish import attempt
 from lowrank_opt.monotone.points import PrimalDual
+from lowrank_opt.monotone.polishing import polish
+from lowrank_opt.monotone.presolve import presolve
 from lowrank_opt.monotone.scaling import plain_program, scale_program, single_precision
 
 if TYPE_CHECKING:
@@ -142,7 +143,7 @@ def _cache(solver: Any, problem: Any, state: Any, fresh: bool = False) -> Cache 
     if state.phase == "feasible":
         program = _without_costs(problem)
     if problem.Q is None and (wanted or state.phase == "presolved"):
-        found = _presolve(problem)
+        found = presolve(problem)
         if found.status == "reduced":
             presolved, program, state.phase = found, found.problem, "presolved"
         elif found.status == "infeasible" and _proved(problem, state, "infeasible", found.ray):
@@ -185,14 +186,6 @@ def _without_costs(problem: Any) -> Any:
     names = ("A", "constraint_lower", "constraint_upper", "lower", "upper")
     parts = {name: getattr(problem, name) for name in names}
     return SimpleNamespace(c=np.zeros(len(problem.c)), Q=None, offset=0.0, **parts)
-
-
-def _presolve(problem: Any) -> Any:
-    try:
-        module = importlib.import_module("lowrank_opt.monotone.presolve")
-    except ModuleNotFoundError:
-        return SimpleNamespace(status="unchanged")
-    return module.presolve(problem)
 
 
 def _threads(solver: Any, nnz: int) -> int:
@@ -325,7 +318,7 @@ def _contradicted(problem: Any, state: Any) -> bool:
     """Return whether presolve proves that no point is feasible, whatever the costs."""
     if problem.Q is not None:
         return False
-    found = _presolve(replace(problem, c=np.zeros(len(problem.c))))
+    found = presolve(replace(problem, c=np.zeros(len(problem.c))))
     return found.status == "infeasible" and _proved(problem, state, "infeasible", found.ray)
 
 
@@ -502,8 +495,8 @@ def _look_for_rays(solver: Any, problem: Any, state: Any, cache: Cache) -> Cache
 
 def _lifted(cache: Cache, outcome: str, ray: Values) -> Values | None:
     """Return a ray of the presolved program as one of the given program."""
-    lift = getattr(cache.presolved, "postsolve_ray", None)
-    return None if lift is None else lift(outcome, ray)
+    lifted: Values | None = cache.presolved.postsolve_ray(outcome, ray)
+    return lifted
 
 
 def best_point(
@@ -561,9 +554,8 @@ def polished(
     residual : float
         Its residual.
     """
-    polishing = importlib.import_module("lowrank_opt.monotone.polishing")
     limit = max(solver.tol, residual)
-    x, y, info = polishing.polish(
+    x, y, info = polish(
         problem, point.x, point.y, tol=1e-3 * solver.tol, gap_tol=limit, seed=state.seed,
         max_time=solver.max_time,
     )  # fmt: skip
