@@ -45,14 +45,14 @@ def grade_inclusion(problem: Any, z: Values) -> Certificate:
         A point.
     """
     step = 1.0 / problem.lipschitz
-    norms = []
-    for point in (z, np.asarray(problem.start(), np.float64)):
+
+    def forward_backward(point: Values) -> tuple[Values, Values, float]:
         F = np.asarray(problem.operator(point), np.float64)
         moved = np.asarray(problem.resolvent(point - step * F, step), np.float64)
-        norms.append(_norm(point - moved) / step)
-    norm, unit = norms
-    F = np.asarray(problem.operator(z), np.float64)
-    moved = np.asarray(problem.resolvent(z - step * F, step), np.float64)
+        return F, moved, _norm(point - moved) / step
+
+    unit = forward_backward(np.asarray(problem.start(), np.float64))[2]
+    F, moved, norm = forward_backward(z)
     # An element of (F + G) at the moved point.
     element = np.asarray(problem.operator(moved), np.float64) + (z - step * F - moved) / step
     details = {

@@ -32,7 +32,22 @@ class _Forward(OperatorSolver):
     requires: ClassVar[tuple[type, ...]] = (HasMonotoneOperator, HasResolvent)
     _factor: ClassVar[float] = 1.0
 
-    step_size: float | None
+    def __init__(
+        self,
+        *,
+        step_size: float | None = None,
+        tol: float = 1e-6,
+        max_iter: int = 100_000,
+        max_time: float | None = None,
+        check_every: int | str = "auto",
+        n_threads: int | None = None,
+    ) -> None:
+        self.step_size = step_size
+        self.tol = tol
+        self.max_iter = max_iter
+        self.max_time = max_time
+        self.check_every = check_every
+        self.n_threads = n_threads
 
     def _step(self, problem: Any) -> float:
         return self._factor / problem.lipschitz if self.step_size is None else self.step_size
@@ -98,23 +113,6 @@ class ExtraGradient(_Forward):
         **Solver._parameter_constraints, **_STEP,
     }  # fmt: skip
     _factor: ClassVar[float] = 0.9
-
-    def __init__(
-        self,
-        *,
-        step_size: float | None = None,
-        tol: float = 1e-6,
-        max_iter: int = 100_000,
-        max_time: float | None = None,
-        check_every: int | str = "auto",
-        n_threads: int | None = None,
-    ) -> None:
-        self.step_size = step_size
-        self.tol = tol
-        self.max_iter = max_iter
-        self.max_time = max_time
-        self.check_every = check_every
-        self.n_threads = n_threads
 
     def advance(self, problem: Any, state: Any) -> None:
         """Do one iteration; see :class:`OperatorSolver`."""
@@ -190,23 +188,6 @@ class OptimisticGradient(_Forward):
     }  # fmt: skip
     _factor: ClassVar[float] = 0.45
     _state: ClassVar[type[OperatorState]] = OptimisticState
-
-    def __init__(
-        self,
-        *,
-        step_size: float | None = None,
-        tol: float = 1e-6,
-        max_iter: int = 100_000,
-        max_time: float | None = None,
-        check_every: int | str = "auto",
-        n_threads: int | None = None,
-    ) -> None:
-        self.step_size = step_size
-        self.tol = tol
-        self.max_iter = max_iter
-        self.max_time = max_time
-        self.check_every = check_every
-        self.n_threads = n_threads
 
     def advance(self, problem: Any, state: Any) -> None:
         """Do one iteration; see :class:`OperatorSolver`."""

@@ -24,7 +24,6 @@ __all__ = [
     "Draws",
     "Sets",
     "anchored_steps",
-    "apply_columns",
     "extragradient_steps",
     "forward_reflected_steps",
 ]
@@ -105,29 +104,6 @@ def _add_column(columns, j, factor, out):
     else:
         for p in range(columns.start[j], columns.start[j + 1]):
             out[columns.index[p]] += factor * columns.data[p]
-
-
-@njit(cache=True, nogil=True, error_model="numpy")
-def apply_columns(columns, z, out):
-    """Evaluate the operator in full; variables at zero cost nothing.
-
-    Parameters
-    ----------
-    columns : Columns
-        The operator.
-    z : ndarray of float64, shape (d,)
-        Point.
-    out : ndarray of float64, shape (d,)
-        Receives the value.
-
-    Notes
-    -----
-    Cost: 2 flops and 8 (sparse: 12) bytes for each entry of a column whose variable is not zero.
-    """
-    out[:] = columns.constant
-    for j in range(z.size):
-        if z[j] != 0.0:
-            _add_column(columns, j, z[j], out)
 
 
 @njit(cache=True, nogil=True, error_model="numpy")

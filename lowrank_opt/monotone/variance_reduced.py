@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import abc
 import math
 from dataclasses import dataclass
 from numbers import Integral, Real
@@ -123,6 +124,7 @@ class SampledSolver(OperatorSolver):
         """Do one iteration; see :meth:`run`."""
         self.run(problem, state, 1)
 
+    @abc.abstractmethod
     def run(self, problem: Any, state: Any, limit: int) -> int:
         """Do up to `limit` iterations, at most until a full evaluation, and say how many.
 
@@ -135,7 +137,6 @@ class SampledSolver(OperatorSolver):
         limit : int
             At least 1.
         """
-        raise NotImplementedError
 
     def step(self, problem: Any, state: Any, n: int = 1) -> Any:
         """Do up to `n` iterations; see :class:`~lowrank_opt.core.Solver`."""
